@@ -1,0 +1,350 @@
+"""The rows: the truth about everything but file contents.
+
+Portable between SQLite and MySQL: names compare through `*_norm` columns (NFKC, casefold), never through a
+collation; JSON is text of ours; times are Unix milliseconds. Imported only under `api/db`.
+"""
+
+from typing import Any
+
+import orjson
+from peewee import (
+    AutoField,
+    BigIntegerField,
+    BooleanField,
+    CharField,
+    CompositeKey,
+    DatabaseProxy,
+    DoubleField,
+    IntegerField,
+    Model,
+    TextField,
+)
+
+database_proxy = DatabaseProxy()
+"""Bound once per process by `database.Database.open`."""
+
+
+class LongTextField(TextField):  # type: ignore[misc]  # peewee ships no types
+    """Text of any length."""
+
+    field_type = "TEXT"
+
+
+class JsonField(LongTextField):
+    """A JSON value, kept as text."""
+
+    def db_value(self, value: Any) -> str | None:
+        return None if value is None else orjson.dumps(value).decode()
+
+    def python_value(self, value: Any) -> Any:
+        return None if value is None else orjson.loads(value)
+
+
+class Row(Model):  # type: ignore[misc]  # peewee ships no types
+    class Meta:
+        database = database_proxy
+        legacy_table_names = False
+
+
+class Timed(Row):
+    create_time = BigIntegerField(index=True)
+    update_time = BigIntegerField()
+
+
+def _id(**options: Any) -> CharField:
+    return CharField(max_length=32, **options)
+
+
+class SchemaMigration(Row):
+    number = IntegerField(primary_key=True)
+    applied_at = BigIntegerField()
+
+
+class Tenant(Timed):
+    """`id` equals the id of the user who owns it."""
+
+    id = _id(primary_key=True)
+    name = CharField(max_length=255)
+    llm_id = CharField(max_length=255, default="")
+    embd_id = CharField(max_length=255, default="")
+    rerank_id = CharField(max_length=255, default="")
+    asr_id = CharField(max_length=255, default="")
+    img2txt_id = CharField(max_length=255, default="")
+    tts_id = CharField(max_length=255, default="")
+
+
+class User(Timed):
+    id = _id(primary_key=True)
+    email = CharField(max_length=255)
+    email_norm = CharField(max_length=255, unique=True)
+    nickname = CharField(max_length=255)
+    password_hash = CharField(max_length=255, default="")
+    login_secret_hash = CharField(max_length=64, null=True)
+    avatar = LongTextField(null=True)
+    language = CharField(max_length=32, default="English")
+    color_schema = CharField(max_length=32, default="Bright")
+    timezone = CharField(max_length=64, default="UTC")
+    last_login_time = BigIntegerField(null=True)
+    is_active = BooleanField(default=True)
+    is_superuser = BooleanField(default=False)
+
+
+class ApiToken(Timed):
+    """An API key and its share ("beta") token, stored as sha256 hex; `hint` is what lists show."""
+
+    id = _id(primary_key=True)
+    tenant_id = _id(index=True)
+    token_hash = CharField(max_length=64, unique=True)
+    share_hash = CharField(max_length=64, unique=True, null=True)
+    hint = CharField(max_length=32)
+    name = CharField(max_length=255, default="")
+    revoked_at = BigIntegerField(null=True)
+
+
+class IndexPlace(Timed):
+    """A tenant's index of one embedding generation."""
+
+    name = CharField(max_length=96, primary_key=True)
+    tenant_id = _id(index=True)
+    embedding_model = CharField(max_length=255)
+    dim = IntegerField()
+
+
+class Dataset(Timed):
+    id = _id(primary_key=True)
+    tenant_id = _id(index=True)
+    created_by = _id()
+    name = CharField(max_length=255)
+    name_norm = CharField(max_length=255)
+    avatar = LongTextField(null=True)
+    description = LongTextField(null=True)
+    language = CharField(max_length=32, default="English")
+    embedding_model = CharField(max_length=255)
+    permission = CharField(max_length=16, default="me")
+    chunk_method = CharField(max_length=32, default="naive")
+    parser_config = JsonField()
+    pagerank = IntegerField(default=0)
+    similarity_threshold = DoubleField(default=0.2)
+    vector_similarity_weight = DoubleField(default=0.3)
+    document_count = IntegerField(default=0)
+    chunk_count = IntegerField(default=0)
+    token_count = BigIntegerField(default=0)
+    place = CharField(max_length=96)
+
+    class Meta:
+        indexes = ((("tenant_id", "name_norm"), True),)
+
+
+class Document(Timed):
+    """`live_version` names the version whose chunks are readable; null before the first ingestion ended."""
+
+    id = _id(primary_key=True)
+    dataset_id = _id(index=True)
+    tenant_id = _id()
+    created_by = _id()
+    name = CharField(max_length=255)
+    location = CharField(max_length=768)
+    suffix = CharField(max_length=255, default="")
+    type = CharField(max_length=16)
+    size = BigIntegerField()
+    sha256 = CharField(max_length=64)
+    blob_key = CharField(max_length=128, index=True)
+    chunk_method = CharField(max_length=32)
+    parser_config = JsonField()
+    source_type = CharField(max_length=32, default="local")
+    run = CharField(max_length=16, default="UNSTART")
+    progress = DoubleField(default=0.0)
+    progress_msg = LongTextField(default="")
+    process_begin_at = BigIntegerField(null=True)
+    process_duration = DoubleField(default=0.0)
+    chunk_count = IntegerField(default=0)
+    token_count = BigIntegerField(default=0)
+    meta_fields = JsonField()
+    enabled = BooleanField(default=True)
+    live_version = _id(null=True)
+
+    class Meta:
+        indexes = ((("dataset_id", "name"), True), (("dataset_id", "create_time"), False))
+
+
+class DocumentVersion(Timed):
+    """Versions that are being written (`writing`) or wait to be swept (`dead`); searches leave both out.
+
+    A live version has no row here: `Document.live_version` names it.
+    """
+
+    id = _id(primary_key=True)
+    document_id = _id(index=True)
+    dataset_id = _id()
+    place = CharField(max_length=96, index=True)
+    state = CharField(max_length=16)
+
+
+class Chunk(Row):
+    document_id = _id()
+    version_id = _id()
+    chunk_id = CharField(max_length=16)
+    dataset_id = _id(index=True)
+    ordinal = IntegerField()
+    content = LongTextField()
+    heading_path = JsonField()
+    positions = JsonField()
+    page = IntegerField(null=True)
+    top = DoubleField(default=0.0)
+    token_count = IntegerField(default=0)
+    important_keywords = JsonField()
+    questions = JsonField()
+    available = BooleanField(default=True)
+    image_id = CharField(max_length=128, default="")
+    kind = CharField(max_length=16, default="text")
+    create_time = BigIntegerField()
+
+    class Meta:
+        primary_key = CompositeKey("version_id", "chunk_id")
+        indexes = ((("document_id", "version_id", "ordinal"), False), (("chunk_id",), False))
+
+
+class Task(Timed):
+    """One ingestion of one document. `state`: queued, running, done, failed, cancelled.
+
+    The claim is the pair (lease_owner, lease_until); `parser_deaths` counts parsers this file killed.
+    """
+
+    id = _id(primary_key=True)
+    document_id = _id(index=True)
+    dataset_id = _id()
+    tenant_id = _id()
+    version_id = _id()
+    state = CharField(max_length=16)
+    priority = IntegerField(default=0)
+    attempts = IntegerField(default=0)
+    parser_deaths = IntegerField(default=0)
+    lease_owner = CharField(max_length=64, null=True)
+    lease_until = BigIntegerField(default=0)
+    not_before = BigIntegerField(default=0)
+    stage = CharField(max_length=16, default="queued")
+    pages_done = IntegerField(default=0)
+    pages_total = IntegerField(default=0)
+    chunks_done = IntegerField(default=0)
+    chunks_total = IntegerField(default=0)
+    last_error = LongTextField(default="")
+
+    class Meta:
+        indexes = ((("state", "not_before", "priority", "create_time"), False),)
+
+
+class Outbox(Row):
+    """Index changes outside ingestion, written with the row they follow; the index catches up from here."""
+
+    id = AutoField()
+    place = CharField(max_length=96)
+    action = CharField(max_length=32)
+    payload = JsonField()
+    create_time = BigIntegerField()
+
+
+class BlobGarbage(Row):
+    """Files no row names any more, to be removed."""
+
+    blob_key = CharField(max_length=128, primary_key=True)
+    create_time = BigIntegerField()
+
+
+class Dialog(Timed):
+    """A chat assistant. `live_name` is the normalised name while it is live, else null: the name can be reused."""
+
+    id = _id(primary_key=True)
+    tenant_id = _id(index=True)
+    name = CharField(max_length=255)
+    live_name = CharField(max_length=255, null=True)
+    description = LongTextField(default="A helpful Assistant")
+    icon = LongTextField(default="")
+    language = CharField(max_length=32, default="English")
+    llm_id = CharField(max_length=255)
+    llm_setting = JsonField()
+    prompt_type = CharField(max_length=16, default="simple")
+    prompt_config = JsonField()
+    meta_data_filter = JsonField()
+    similarity_threshold = DoubleField(default=0.2)
+    vector_similarity_weight = DoubleField(default=0.3)
+    top_n = IntegerField(default=6)
+    top_k = IntegerField(default=1024)
+    do_refer = CharField(max_length=1, default="1")
+    rerank_id = CharField(max_length=255, default="")
+    dataset_ids = JsonField()
+    status = CharField(max_length=1, default="1")
+
+    class Meta:
+        indexes = ((("tenant_id", "live_name"), True),)
+
+
+class Conversation(Timed):
+    id = _id(primary_key=True)
+    dialog_id = _id(index=True)
+    tenant_id = _id()
+    name = CharField(max_length=255, default="New session")
+    user_id = CharField(max_length=255, default="")
+
+
+class Message(Row):
+    """One side of a turn, keyed (conversation, turn, role); the opener is turn 0.
+
+    `status`: done, generating, failed, stopped, interrupted. `reference` belongs to the answer's row.
+    """
+
+    id = AutoField()
+    conversation_id = _id()
+    turn = IntegerField()
+    role = CharField(max_length=16)
+    message_id = CharField(max_length=36, null=True, index=True)
+    content = LongTextField(default="")
+    status = CharField(max_length=16, default="done", index=True)
+    reference = JsonField(null=True)
+    prompt = LongTextField(default="")
+    error = LongTextField(default="")
+    thumbup = BooleanField(null=True)
+    feedback = LongTextField(null=True)
+    created_at = DoubleField()
+
+    class Meta:
+        indexes = ((("conversation_id", "turn", "role"), True),)
+
+
+class Usage(Row):
+    """One model call."""
+
+    id = AutoField()
+    tenant_id = _id(index=True)
+    dialog_id = _id(null=True)
+    conversation_id = _id(null=True)
+    message_id = CharField(max_length=36, null=True)
+    model = CharField(max_length=255)
+    purpose = CharField(max_length=32)
+    prompt_tokens = IntegerField()
+    completion_tokens = IntegerField()
+    estimated = BooleanField()
+    first_token_ms = DoubleField(null=True)
+    duration_ms = DoubleField()
+    attempts = IntegerField()
+    outcome = CharField(max_length=32)
+    create_time = BigIntegerField(index=True)
+
+
+ALL_TABLES: tuple[type[Row], ...] = (
+    SchemaMigration,
+    Tenant,
+    User,
+    ApiToken,
+    IndexPlace,
+    Dataset,
+    Document,
+    DocumentVersion,
+    Chunk,
+    Task,
+    Outbox,
+    BlobGarbage,
+    Dialog,
+    Conversation,
+    Message,
+    Usage,
+)

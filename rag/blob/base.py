@@ -1,0 +1,30 @@
+"""Files: uploaded documents, addressed by content. The same bytes are stored once."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Protocol
+
+
+class BlobStore(Protocol):
+    """Keys are made here: `<first 2 hex>/<sha256 hex>`. Raises StoreUnavailable when it cannot answer or is full."""
+
+    async def put_file(self, source: Path, *, sha256: str) -> str:
+        """Store the file under its content hash and return the key; known content is not written again.
+        Durable when this returns: a torn write can never be read."""
+        ...
+
+    def open(self, key: str) -> AsyncIterator[bytes]:
+        """Yield the content in pieces of at most 1 MiB. Raises NotFound."""
+        ...
+
+    async def fetch(self, key: str, target: Path) -> None:
+        """Write the content to `target`. Raises NotFound."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Remove it; absent is not an error."""
+        ...
+
+    async def check(self) -> str:
+        """The backend's name and place, if it can be written."""
+        ...

@@ -1,0 +1,100 @@
+"""What a running answer says, as typed events.
+
+`dialog_service.chat` yields them, the event log numbers and keeps them, `api/apps` turns them into frames.
+Order: Started, RetrievalStarted?, RetrievalFinished?, (Token | Reasoning)*, Cited?, Usage?, then exactly one of
+Done, Failed, Stopped.
+"""
+
+from dataclasses import dataclass, field
+
+from rag.core.types import Reference, TokenUsage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Started:
+    message_id: str
+    session_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetrievalStarted:
+    question: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetrievalFinished:
+    """`reference` numbers the sources once; later events only point into it."""
+
+    reference: Reference
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Token:
+    """New text of the answer (an increment, never empty)."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reasoning:
+    """New text of the model's thinking (an increment, never empty)."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cited:
+    """The whole answer after citation marks were checked, and its sources."""
+
+    answer: str
+    reference: Reference
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    model: str
+    usage: TokenUsage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Done:
+    """The answer is complete. `prompt` is what the model was given, for the debug view."""
+
+    answer: str
+    reference: Reference
+    prompt: str = ""
+    created_at: float = 0.0
+    truncated: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failed:
+    """The answer ended with an error; `answer` is the text shown before it."""
+
+    code: str
+    message: str
+    answer: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stopped:
+    """Somebody stopped the answer; `answer` is the text shown before."""
+
+    answer: str
+    reason: str = "stopped"
+
+
+DialogEvent = (
+    Started
+    | RetrievalStarted
+    | RetrievalFinished
+    | Token
+    | Reasoning
+    | Cited
+    | Usage
+    | Done
+    | Failed
+    | Stopped
+)
+TERMINAL = (Done, Failed, Stopped)

@@ -1,0 +1,16 @@
+"""Where the files that come with the package lie: `conf/` beside the packages in a checkout, `rag/_conf` in a wheel."""
+
+from pathlib import Path
+
+_RAG = Path(__file__).resolve().parent.parent
+
+
+def conf_path(name: str) -> Path:
+    """The path of `conf/<name>`."""
+    packed = _RAG / "_conf" / name
+    return packed if packed.exists() else _RAG.parent / "conf" / name
+
+
+def asset_path(name: str) -> Path:
+    """The path of `rag/assets/<name>`."""
+    return _RAG / "assets" / name

@@ -1,0 +1,199 @@
+"""All settings, in one frozen tree.
+
+Sources, strongest first: arguments of the command line, environment (`PARLEY_` prefix, two underscores nest:
+`PARLEY_SERVER__PORT`), `.env` in the working directory, a YAML file named by `PARLEY_CONFIG`, the defaults here.
+Provider keys keep their usual names (`OPENAI_API_KEY`). Nobody else reads the environment.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from dotenv import dotenv_values
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from rag.core.errors import InvalidInput
+
+PREFIX = "PARLEY_"
+
+
+class Area(BaseModel):
+    """One frozen area of settings; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class ServerSettings(Area):
+    host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs a password.")
+    port: Port = Field(9380, description="Port to listen on; 0 takes a free one.")
+    public_url: str = Field("", description="Address clients reach the server at, for links; empty: made from host and port.")
+    max_upload_bytes: int = Field(1 << 30, ge=1, description="Largest request body of an upload, in bytes.")
+    max_body_bytes: int = Field(16 << 20, ge=1024, description="Largest body of any other request, in bytes.")
+    shutdown_s: float = Field(10.0, ge=0.1, le=300, description="Seconds to end running answers at a stop.")
+
+
+class AuthSettings(Area):
+    register_enabled: bool = Field(False, description="Whether anyone may register with /v1/user/register.")
+    login_max_age_s: int = Field(30 * 86400, ge=60, description="Seconds a login token or cookie stays valid.")
+    allowed_hosts: tuple[str, ...] = Field((), description="Further Host headers accepted on a loopback address.")
+    allow_non_loopback: bool = Field(
+        False, description="Set to true to listen on a non-loopback address with keys and passwords as the only gate."
+    )
+
+
+class IngestSettings(Area):
+    worker: Literal["embedded", "external"] = Field(
+        "embedded", description="embedded: `serve` starts and watches a worker; external: you run `parley worker`."
+    )
+    nice: int = Field(10, ge=0, le=19, description="Niceness of the embedded worker.")
+    concurrency: int = Field(4, ge=1, le=64, description="Documents in work at the same time, per worker.")
+    parse_children: int = Field(1, ge=1, le=32, description="Parser processes per worker.")
+    parse_memory_bytes: int = Field(1 << 30, ge=64 << 20, description="Memory one parser process may take for a file, in bytes.")
+    parse_timeout_s: float = Field(300.0, ge=1, le=7200, description="Seconds one file may take to parse.")
+    parse_output_chars: int = Field(64_000_000, ge=1000, description="Most characters read out of one file.")
+    parse_recycle_files: int = Field(200, ge=1, description="Files after which a parser process is replaced.")
+    max_file_bytes: int = Field(128 << 20, ge=1, description="Largest file that is parsed, in bytes.")
+    lease_s: float = Field(30.0, ge=1, description="Seconds a claimed task is safe without a heartbeat.")
+    heartbeat_s: float = Field(10.0, ge=0.1, description="Seconds between heartbeats of a claimed task.")
+    attempts: int = Field(3, ge=1, le=20, description="How often a task is tried.")
+    poll_s: float = Field(1.0, ge=0.05, description="Seconds between looks at the task rows without a wake-up.")
+    embed_batch_tokens: int = Field(8192, ge=256, description="Padded tokens in one batch of the built-in embedding model.")
+    index_group_chunks: int = Field(500, ge=1, description="Chunks gathered into one index write.")
+    index_group_s: float = Field(1.0, ge=0.0, description="Seconds a chunk waits at the most for such a group.")
+    optimise_s: float = Field(30.0, ge=1, description="Seconds between looks at whether the index wants compacting.")
+
+
+class RetrievalSettings(Area):
+    fusion: Literal["standout", "rrf"] = Field("standout", description="How the lexical and the vector list are fused.")
+    candidates: int = Field(128, ge=8, le=1024, description="Candidates each list gives before fusing.")
+    sample_size: int = Field(1000, ge=100, le=10000, description="Chunks sampled per dataset for score statistics.")
+
+
+class DialogSettings(Area):
+    first_token_s: float = Field(60.0, ge=0.1, description="Seconds to wait for a model's first token.")
+    next_token_s: float = Field(60.0, ge=0.1, description="Seconds to wait for each further token.")
+    answer_s: float = Field(600.0, ge=1, description="Seconds for a whole answer.")
+    attempts: int = Field(3, ge=1, le=10, description="How often a model is asked before its first token.")
+    save_s: float = Field(1.0, ge=0.05, description="Seconds between saves of a partial answer.")
+    event_retention_s: float = Field(600.0, ge=1, description="Seconds the events of a finished answer stay readable.")
+
+
+class ModelSettings(Area):
+    chat: str = Field("", description="Default chat model `<model>@<provider>`; empty: a provider with a key, else extractive@Builtin.")
+    embedding: str = Field("minilm@Builtin", description="Default embedding model `<model>@<provider>`.")
+    embed_threads: int = Field(2, ge=1, le=64, description="Threads of the built-in embedding model in the worker.")
+    openai_chat: str = Field("gpt-4o-mini", description="Chat model used when OPENAI_API_KEY is set and `chat` is empty.")
+
+
+class RowsSettings(Area):
+    busy_timeout_s: float = Field(10.0, ge=0.1, description="Seconds to wait for SQLite's writer lock.")
+
+
+class LogSettings(Area):
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    format: Literal["console", "json"] = Field("console", description="How log lines look.")
+
+
+class ProviderKeys(Area):
+    """Keys of model providers, by their usual names; shown by nothing."""
+
+    openai_api_key: SecretStr | None = Field(None, description="OPENAI_API_KEY: key of OpenAI or of a compatible server.")
+    openai_base_url: str = Field("", description="OPENAI_BASE_URL: address of an OpenAI-compatible server.")
+
+
+class Settings(Area):
+    """The whole tree. Passed down in slices."""
+
+    data_dir: Path = Field(Path("parley-data"), description="Folder that holds everything: rows, files, index, keys.")
+    server: ServerSettings = Field(default_factory=ServerSettings)
+    auth: AuthSettings = Field(default_factory=AuthSettings)
+    ingest: IngestSettings = Field(default_factory=IngestSettings)
+    retrieval: RetrievalSettings = Field(default_factory=RetrievalSettings)
+    dialog: DialogSettings = Field(default_factory=DialogSettings)
+    models: ModelSettings = Field(default_factory=ModelSettings)
+    rows: RowsSettings = Field(default_factory=RowsSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+    providers: ProviderKeys = Field(default_factory=ProviderKeys)
+
+
+_PROVIDER_NAMES = {"OPENAI_API_KEY": "openai_api_key", "OPENAI_BASE_URL": "openai_base_url"}
+_NOT_SETTINGS = ("PARLEY_CONFIG", "PARLEY_TEST_")
+
+
+def load_settings(
+    overrides: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] | None = None, env_file: Path | None = None
+) -> Settings:
+    """Build the settings once.
+
+    Args:
+        overrides: Nested values from the command line; None values are left out.
+        environ: The environment; the process's own by default.
+        env_file: A `.env` file; `.env` in the working directory by default.
+    Raises:
+        InvalidInput: a key is unknown or a value does not fit; the message names each.
+    """
+    values = dict(dotenv_values(env_file or Path(".env")))
+    variables = {k: v for k, v in values.items() if v is not None} | dict(os.environ if environ is None else environ)
+    tree: dict[str, Any] = {}
+    config = variables.get(PREFIX + "CONFIG")
+    if config:
+        tree = _read_yaml(Path(config))
+    for name, text in variables.items():
+        if name.startswith(PREFIX) and not name.startswith(_NOT_SETTINGS):
+            _put(tree, name.removeprefix(PREFIX).lower().split("__"), text)
+        elif name in _PROVIDER_NAMES and text:
+            _put(tree, ["providers", _PROVIDER_NAMES[name]], text)
+    _merge(tree, overrides or {})
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"{PREFIX}{'__'.join(str(p) for p in e['loc']).upper()}: {e['msg']}" for e in error.errors()]
+        raise InvalidInput("Settings cannot be used. " + "; ".join(lines)) from error
+
+
+def provider_environment(settings: Settings) -> dict[str, str]:
+    """The provider variables that are set, for `doctor` (names only are shown)."""
+    keys = settings.providers
+    return {
+        name: "set"
+        for name, attribute in _PROVIDER_NAMES.items()
+        if getattr(keys, attribute)
+    }
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InvalidInput(f"PARLEY_CONFIG: cannot read {str(path)!r}: {error}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise InvalidInput(f"PARLEY_CONFIG: {str(path)!r} must hold a mapping of settings.")
+    return loaded
+
+
+def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    if isinstance(value, str) and value.startswith(("[", "{")):
+        value = yaml.safe_load(value)
+    for part in path[:-1]:
+        below = tree.setdefault(part, {})
+        if not isinstance(below, dict):
+            raise InvalidInput(f"Settings: {part!r} is given both as a value and as an area.")
+        tree = below
+    tree[path[-1]] = value
+
+
+def _merge(tree: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    for key, value in overrides.items():
+        if value is None:
+            continue
+        if isinstance(value, Mapping):
+            _merge(tree.setdefault(key, {}), value)
+        else:
+            tree[key] = value
