@@ -1,0 +1,124 @@
+"""OpenAI's shapes: chat chunks and objects, annotations that cite, error bodies."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+from urllib.parse import quote
+
+from rag.core.types import CitedChunk, Reference, TokenUsage
+
+FinishReason = Literal["stop", "length"]
+
+_MARK: Final = re.compile(r"\[ID:(\d+)\]")
+_INSERTED: Final = re.compile(r" ?\[ID:\d+\]")
+
+
+def error_body(message: str, *, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """OpenAI's error body."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """What all chunks of one completion share. `base_url` has no slash at its end."""
+
+    id: str
+    created: int
+    model: str
+    base_url: str
+
+    def chunk(self, delta: dict[str, Any], finish: FinishReason | None = None) -> dict[str, Any]:
+        """One chunk of a stream."""
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        return self._head("chat.completion.chunk") | {"choices": [choice]}
+
+    def usage_chunk(self, usage: TokenUsage) -> dict[str, Any]:
+        """The chunk after the last one, where `stream_options.include_usage` asks for it."""
+        return self._head("chat.completion.chunk") | {"choices": [], "usage": usage_wire(usage)}
+
+    def whole(
+        self, text: str, reference: Reference, usage: TokenUsage, *, finish: FinishReason, reasoning: str
+    ) -> dict[str, Any]:
+        """The completion that is not streamed."""
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if reasoning:
+            message["reasoning_content"] = reasoning
+        message |= self.sources(text, text, reference)
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+        return self._head("chat.completion") | {"choices": [choice], "usage": usage_wire(usage)}
+
+    def sources(self, shown: str, answer: str, reference: Reference) -> dict[str, Any]:
+        """`annotations` on `shown`, for the marks of `answer`, and all `references`."""
+        return {
+            "annotations": annotations(shown, answer, reference, self.base_url),
+            "references": [source_wire(chunk, self.base_url) for chunk in reference.chunks],
+        }
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+def usage_wire(usage: TokenUsage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+    }
+
+
+def annotations(shown: str, answer: str, reference: Reference, base_url: str) -> list[dict[str, Any]]:
+    """A `url_citation` for each mark of `answer`, in the order of the text.
+
+    `shown` is what the client was sent. Where it has the marks, each annotation spans its mark; where marks
+    were put in after the text had been streamed, it is an empty span at the place the mark belongs to.
+    """
+    by_index = {chunk.index: chunk for chunk in reference.chunks}
+    found = []
+    for start, end, index in _spans(shown, answer):
+        chunk = by_index.get(index)
+        if chunk is not None:
+            citation = {
+                "start_index": start,
+                "end_index": end,
+                "title": chunk.document_name,
+                "url": source_url(chunk, base_url),
+            }
+            found.append({"type": "url_citation", "url_citation": citation})
+    return found
+
+
+def _spans(shown: str, answer: str) -> list[tuple[int, int, int]]:
+    marks = [(mark.start(), mark.end(), int(mark[1])) for mark in _MARK.finditer(shown)]
+    if shown == answer or marks:
+        return marks
+    spans = []
+    removed = 0
+    for mark in _INSERTED.finditer(answer):
+        place = min(mark.start() - removed, len(shown))
+        removed += len(mark[0])
+        spans.append((place, place, int(mark[0].strip()[4:-1])))
+    return spans
+
+
+def source_url(chunk: CitedChunk, base_url: str) -> str:
+    """Where the cited document opens, at the cited page if it has pages."""
+    if chunk.url:
+        return chunk.url
+    address = f"{base_url}/api/v1/datasets/{quote(chunk.dataset_id)}/documents/{quote(chunk.document_id)}"
+    return f"{address}#page={chunk.page}" if chunk.page is not None else address
+
+
+def source_wire(chunk: CitedChunk, base_url: str) -> dict[str, Any]:
+    """One of `references`: what `[ID:index]` points to."""
+    return {
+        "index": chunk.index,
+        "chunk_id": chunk.chunk_id,
+        "document_id": chunk.document_id,
+        "document_name": chunk.document_name,
+        "dataset_id": chunk.dataset_id,
+        "page": chunk.page,
+        "content": chunk.content,
+        "positions": [position.as_wire() for position in chunk.positions],
+        "similarity": chunk.similarity,
+        "url": source_url(chunk, base_url),
+    }

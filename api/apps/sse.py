@@ -1,0 +1,176 @@
+"""Server-sent events: typed events become frames, frames become a streaming response.
+
+Frames are batched by arrival: whatever is there when the writer looks goes out in one write. The contract's
+cumulative frames are made in `answer_wire`, OpenAI's in `openai_wire`; here are the framing rules all of them
+share, and the frames of our own events route (ids, event names, increments, heartbeats).
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any, Final, TypeVar
+
+import orjson
+from quart import Response
+
+from api.apps.wire_reference import reference_wire
+from rag.core.events import (
+    Cited,
+    DialogEvent,
+    Done,
+    Failed,
+    Reasoning,
+    RetrievalFinished,
+    RetrievalStarted,
+    Started,
+    Stopped,
+    Token,
+    Usage,
+)
+
+T = TypeVar("T")
+
+HEARTBEAT: Final = b": heartbeat\n\n"
+HEARTBEAT_S: Final = 15.0
+OPENAI_END: Final = b"data: [DONE]\n\n"
+_BUFFERED = 1024
+"""Events a slow client may lag behind before the source waits for it."""
+
+_HEADERS: Final = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "Connection": "keep-alive",
+    "X-Accel-Buffering": "no",
+}
+
+# Clients split frames with `str.splitlines`, which also splits at these three. Every other character it
+# splits at is below U+0020 and therefore escaped by any JSON writer.
+_LINE_BREAKS: Final = (
+    (b"\xc2\x85", b"\\u0085"),
+    (b"\xe2\x80\xa8", b"\\u2028"),
+    (b"\xe2\x80\xa9", b"\\u2029"),
+)
+
+
+def dumps(payload: Any) -> bytes:
+    """`payload` as JSON on one line, for every client's idea of a line."""
+    text = orjson.dumps(payload)
+    for raw, escaped in _LINE_BREAKS:
+        if raw in text:
+            text = text.replace(raw, escaped)
+    return text
+
+
+def frame(payload: Any) -> bytes:
+    """A frame as the contract has it: no space after the colon."""
+    return b"data:" + dumps(payload) + b"\n\n"
+
+
+def openai_frame(payload: Any) -> bytes:
+    """A frame as OpenAI writes it."""
+    return b"data: " + dumps(payload) + b"\n\n"
+
+
+def named_frame(event_id: int, name: str, payload: Any) -> bytes:
+    """A frame of our own events route."""
+    return b"id: %d\nevent: %b\ndata: %b\n\n" % (event_id, name.encode(), dumps(payload))
+
+
+def stream_response(frames: AsyncIterator[bytes]) -> Response:
+    """A response that writes `frames` as they come, for as long as they come."""
+    response = Response(frames, headers=_HEADERS)
+    response.timeout = None
+    return response
+
+
+async def arrivals(events: AsyncIterator[T], *, idle_s: float | None = None) -> AsyncGenerator[list[T], None]:
+    """Yield what has arrived since the last look, in order; an empty list after `idle_s` seconds of silence.
+
+    Leaving the loop early, or being cancelled, closes `events` before this returns. An exception of `events`
+    is raised here, after the items before it.
+    """
+    waiting: list[T] = []
+    arrived = asyncio.Event()
+    room = asyncio.Event()
+
+    async def pump() -> None:
+        try:
+            async for event in events:
+                waiting.append(event)
+                arrived.set()
+                if len(waiting) >= _BUFFERED:
+                    room.clear()
+                    await room.wait()
+        finally:
+            arrived.set()
+
+    source = asyncio.ensure_future(pump())
+    try:
+        while True:
+            if not source.done():
+                await _wait(arrived, idle_s)
+            arrived.clear()
+            ended = source.done()
+            batch = waiting[:]
+            waiting.clear()
+            room.set()
+            if batch or not ended:
+                yield batch
+            if ended:
+                await source
+                return
+    finally:
+        source.cancel()
+        await asyncio.wait({source})
+        close = getattr(events, "aclose", None)
+        if close is not None:
+            await close()
+
+
+async def _wait(arrived: asyncio.Event, idle_s: float | None) -> None:
+    try:
+        async with asyncio.timeout(idle_s):
+            await arrived.wait()
+    except TimeoutError:
+        return
+
+
+def event_payload(event: DialogEvent) -> tuple[str, dict[str, Any]]:
+    """The name and the payload of an event on our own events route."""
+    match event:
+        case Token(text=text):
+            return "token", {"text": text}
+        case Reasoning(text=text):
+            return "reasoning", {"text": text}
+        case Started(message_id=message_id, session_id=session_id):
+            return "started", {"message_id": message_id, "session_id": session_id}
+        case RetrievalStarted(question=question):
+            return "retrieval_started", {"question": question}
+        case RetrievalFinished(reference=reference, timings_ms=timings):
+            return "retrieval_finished", {"reference": reference_wire(reference), "timings_ms": timings}
+        case Cited(answer=answer, reference=reference):
+            return "citations", {"answer": answer, "reference": reference_wire(reference)}
+        case Usage(model=model, usage=usage):
+            return "usage", {
+                "model": model,
+                "prompt_tokens": usage.prompt_tokens,
+                "completion_tokens": usage.completion_tokens,
+                "total_tokens": usage.total_tokens,
+                "estimated": usage.estimated,
+            }
+        case _:
+            return _terminal_payload(event)
+
+
+def _terminal_payload(event: Done | Failed | Stopped) -> tuple[str, dict[str, Any]]:
+    match event:
+        case Done(answer=answer, reference=reference, created_at=created_at, truncated=truncated):
+            return "done", {
+                "answer": answer,
+                "reference": reference_wire(reference),
+                "created_at": created_at,
+                "truncated": truncated,
+            }
+        case Failed(code=code, message=message, answer=answer):
+            return "failed", {"code": code, "message": message, "answer": answer}
+        case Stopped(answer=answer, reason=reason):
+            return "stopped", {"answer": answer, "reason": reason}
