@@ -9,11 +9,11 @@ import asyncio
 import contextvars
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,60 +60,71 @@ async def run_in(lane: Lane, function: Callable[P, T], *args: P.args, **kwargs: 
 _END = object()
 
 
-async def iterate(
-    make: Callable[[], Iterator[T]], *, lane: Lane = Lane.MODEL, buffer: int = 64
-) -> AsyncIterator[T]:
-    """Yield the items of `make()`, which is created, advanced and closed on one thread of `lane`.
+class _Conveyor(Generic[T]):
+    """Carries the items of one iterator from its thread to the loop that was running when it was made."""
 
-    The thread waits while `buffer` items are unread. Leaving the loop early closes the iterator at its
-    next item. An exception of the iterator is raised here, after the items before it.
-    """
-    loop = asyncio.get_running_loop()
-    items: queue.Queue[T | object] = queue.Queue(buffer)
-    ready = asyncio.Event()
-    stopped = threading.Event()
+    def __init__(self, make: Callable[[], Iterator[T]], buffer: int) -> None:
+        self._make = make
+        self._loop = asyncio.get_running_loop()
+        self._items: queue.Queue[T | object] = queue.Queue(buffer)
+        self._ready = asyncio.Event()
+        self._stopped = threading.Event()
 
-    def put(item: object) -> bool:
-        while not stopped.is_set():
-            try:
-                items.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            loop.call_soon_threadsafe(ready.set)
-            return True
-        return False
-
-    def produce() -> None:
-        iterator = make()
+    def produce(self) -> None:
+        """Runs in the thread."""
+        iterator = self._make()
         try:
             for item in iterator:
-                if not put(item):
+                if not self._put(item):
                     return
         finally:
             close = getattr(iterator, "close", None)
             if close is not None:
                 close()
-            put(_END)
+            self._put(_END)
 
-    producer = asyncio.ensure_future(run_in(lane, produce))
-    try:
-        while True:
+    def _put(self, item: object) -> bool:
+        while not self._stopped.is_set():
             try:
-                item = items.get_nowait()
-            except queue.Empty:
-                if producer.done() and items.empty():
-                    break
-                waiter = asyncio.ensure_future(ready.wait())
-                await asyncio.wait({waiter, producer}, return_when=asyncio.FIRST_COMPLETED)
-                waiter.cancel()
-                ready.clear()
+                self._items.put(item, timeout=0.1)
+            except queue.Full:
                 continue
-            if item is _END:
-                break
-            yield item  # type: ignore[misc]  # the queue also carries the private end mark
+            self._loop.call_soon_threadsafe(self._ready.set)
+            return True
+        return False
+
+    async def take(self, producer: "asyncio.Future[None]") -> T | object:
+        """The next item, or the end mark."""
+        while self._items.empty() and not producer.done():
+            self._ready.clear()
+            if self._items.empty():
+                waiter = asyncio.ensure_future(self._ready.wait())
+                try:
+                    await asyncio.wait({waiter, producer}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    waiter.cancel()
+        return _END if self._items.empty() else self._items.get_nowait()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+
+async def iterate(
+    make: Callable[[], Iterator[T]], *, lane: Lane = Lane.MODEL, buffer: int = 64
+) -> AsyncGenerator[T, None]:
+    """Yield the items of `make()`, which is created, advanced and closed on one thread of `lane`.
+
+    The thread waits while `buffer` items are unread. Leaving the loop early closes the iterator at its
+    next item. An exception of the iterator is raised here, after the items before it.
+    """
+    conveyor = _Conveyor(make, buffer)
+    producer = asyncio.ensure_future(run_in(lane, conveyor.produce))
+    try:
+        while (item := await conveyor.take(producer)) is not _END:
+            yield item  # type: ignore[misc]  # the conveyor also carries its end mark
         await producer
     finally:
-        stopped.set()
+        conveyor.stop()
         if not producer.done():
             producer.cancel()
 

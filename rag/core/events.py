@@ -86,15 +86,6 @@ class Stopped:
 
 
 DialogEvent = (
-    Started
-    | RetrievalStarted
-    | RetrievalFinished
-    | Token
-    | Reasoning
-    | Cited
-    | Usage
-    | Done
-    | Failed
-    | Stopped
+    Started | RetrievalStarted | RetrievalFinished | Token | Reasoning | Cited | Usage | Done | Failed | Stopped
 )
 TERMINAL = (Done, Failed, Stopped)

@@ -31,7 +31,9 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 class ServerSettings(Area):
     host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs a password.")
     port: Port = Field(9380, description="Port to listen on; 0 takes a free one.")
-    public_url: str = Field("", description="Address clients reach the server at, for links; empty: made from host and port.")
+    public_url: str = Field(
+        "", description="Address clients reach the server at, for links; empty: made from host and port."
+    )
     max_upload_bytes: int = Field(1 << 30, ge=1, description="Largest request body of an upload, in bytes.")
     max_body_bytes: int = Field(16 << 20, ge=1024, description="Largest body of any other request, in bytes.")
     shutdown_s: float = Field(10.0, ge=0.1, le=300, description="Seconds to end running answers at a stop.")
@@ -42,18 +44,22 @@ class AuthSettings(Area):
     login_max_age_s: int = Field(30 * 86400, ge=60, description="Seconds a login token or cookie stays valid.")
     allowed_hosts: tuple[str, ...] = Field((), description="Further Host headers accepted on a loopback address.")
     allow_non_loopback: bool = Field(
-        False, description="Set to true to listen on a non-loopback address with keys and passwords as the only gate."
+        False,
+        description="Set to true to listen on a non-loopback address with keys and passwords as the only gate.",
     )
 
 
 class IngestSettings(Area):
     worker: Literal["embedded", "external"] = Field(
-        "embedded", description="embedded: `serve` starts and watches a worker; external: you run `parley worker`."
+        "embedded",
+        description="embedded: `serve` starts and watches a worker; external: you run `parley worker`.",
     )
     nice: int = Field(10, ge=0, le=19, description="Niceness of the embedded worker.")
     concurrency: int = Field(4, ge=1, le=64, description="Documents in work at the same time, per worker.")
     parse_children: int = Field(1, ge=1, le=32, description="Parser processes per worker.")
-    parse_memory_bytes: int = Field(1 << 30, ge=64 << 20, description="Memory one parser process may take for a file, in bytes.")
+    parse_memory_bytes: int = Field(
+        1 << 30, ge=64 << 20, description="Memory one parser process may take for a file, in bytes."
+    )
     parse_timeout_s: float = Field(300.0, ge=1, le=7200, description="Seconds one file may take to parse.")
     parse_output_chars: int = Field(64_000_000, ge=1000, description="Most characters read out of one file.")
     parse_recycle_files: int = Field(200, ge=1, description="Files after which a parser process is replaced.")
@@ -62,7 +68,9 @@ class IngestSettings(Area):
     heartbeat_s: float = Field(10.0, ge=0.1, description="Seconds between heartbeats of a claimed task.")
     attempts: int = Field(3, ge=1, le=20, description="How often a task is tried.")
     poll_s: float = Field(1.0, ge=0.05, description="Seconds between looks at the task rows without a wake-up.")
-    embed_batch_tokens: int = Field(8192, ge=256, description="Padded tokens in one batch of the built-in embedding model.")
+    embed_batch_tokens: int = Field(
+        8192, ge=256, description="Padded tokens in one batch of the built-in embedding model."
+    )
     index_group_chunks: int = Field(500, ge=1, description="Chunks gathered into one index write.")
     index_group_s: float = Field(1.0, ge=0.0, description="Seconds a chunk waits at the most for such a group.")
     optimise_s: float = Field(30.0, ge=1, description="Seconds between looks at whether the index wants compacting.")
@@ -84,10 +92,15 @@ class DialogSettings(Area):
 
 
 class ModelSettings(Area):
-    chat: str = Field("", description="Default chat model `<model>@<provider>`; empty: a provider with a key, else extractive@Builtin.")
+    chat: str = Field(
+        "",
+        description="Default chat model `<model>@<provider>`; empty: a provider with a key, else extractive@Builtin.",
+    )
     embedding: str = Field("minilm@Builtin", description="Default embedding model `<model>@<provider>`.")
     embed_threads: int = Field(2, ge=1, le=64, description="Threads of the built-in embedding model in the worker.")
-    openai_chat: str = Field("gpt-4o-mini", description="Chat model used when OPENAI_API_KEY is set and `chat` is empty.")
+    openai_chat: str = Field(
+        "gpt-4o-mini", description="Chat model used when OPENAI_API_KEY is set and `chat` is empty."
+    )
 
 
 class RowsSettings(Area):
@@ -102,7 +115,9 @@ class LogSettings(Area):
 class ProviderKeys(Area):
     """Keys of model providers, by their usual names; shown by nothing."""
 
-    openai_api_key: SecretStr | None = Field(None, description="OPENAI_API_KEY: key of OpenAI or of a compatible server.")
+    openai_api_key: SecretStr | None = Field(
+        None, description="OPENAI_API_KEY: key of OpenAI or of a compatible server."
+    )
     openai_base_url: str = Field("", description="OPENAI_BASE_URL: address of an OpenAI-compatible server.")
 
 
@@ -126,7 +141,10 @@ _NOT_SETTINGS = ("PARLEY_CONFIG", "PARLEY_TEST_")
 
 
 def load_settings(
-    overrides: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] | None = None, env_file: Path | None = None
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    env_file: Path | None = None,
 ) -> Settings:
     """Build the settings once.
 
@@ -159,11 +177,7 @@ def load_settings(
 def provider_environment(settings: Settings) -> dict[str, str]:
     """The provider variables that are set, for `doctor` (names only are shown)."""
     keys = settings.providers
-    return {
-        name: "set"
-        for name, attribute in _PROVIDER_NAMES.items()
-        if getattr(keys, attribute)
-    }
+    return {name: "set" for name, attribute in _PROVIDER_NAMES.items() if getattr(keys, attribute)}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
