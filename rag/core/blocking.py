@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from functools import partial
-from typing import Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -100,7 +100,8 @@ class _Conveyor(Generic[T]):
             if self._items.empty():
                 waiter = asyncio.ensure_future(self._ready.wait())
                 try:
-                    await asyncio.wait({waiter, producer}, return_when=asyncio.FIRST_COMPLETED)
+                    either: set[asyncio.Future[Any]] = {waiter, producer}
+                    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     waiter.cancel()
         return _END if self._items.empty() else self._items.get_nowait()
