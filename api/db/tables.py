@@ -24,7 +24,7 @@ database_proxy = DatabaseProxy()
 """Bound once per process by `database.Database.open`."""
 
 
-class LongTextField(TextField):  # type: ignore[misc]  # peewee ships no types
+class LongTextField(TextField):
     """Text of any length."""
 
     field_type = "TEXT"
@@ -40,7 +40,7 @@ class JsonField(LongTextField):
         return None if value is None else orjson.loads(value)
 
 
-class Row(Model):  # type: ignore[misc]  # peewee ships no types
+class Row(Model):
     class Meta:
         database = database_proxy
         legacy_table_names = False

@@ -23,6 +23,7 @@ class Lane(Enum):
     """A pool of threads; the value is (name, number of threads)."""
 
     ROWS = ("rows", 8)
+    ROW_WRITES = ("row-writes", 1)
     INDEX = ("index", 4)
     FILES = ("files", 4)
     MODEL = ("model", 4)

@@ -1,0 +1,106 @@
+"""All that is particular to SQLite: how it is opened, locked, spelled and how its errors read.
+
+Another backend is a second file with the same methods (`Dialect`), chosen where `Database` is made.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import peewee
+
+from api.db.raw_sql import execute
+from rag.core.blocking import Lane
+from rag.core.errors import RagError, StoreError, StoreUnavailable
+
+_FULL = 2  # `synchronous`: each commit is on the disk before it returns.
+
+
+class SqliteDialect:
+    """One file in WAL mode: readers never wait, writers wait for each other."""
+
+    name = "SQLite"
+    write_lane = Lane.ROW_WRITES
+    """One thread: SQLite has one writer, and a queue in the process is fairer than its busy handler."""
+
+    errors: tuple[type[Exception], ...] = (peewee.PeeweeException, sqlite3.Error)
+
+    def __init__(self, path: Path, *, busy_timeout_s: float) -> None:
+        self._path = path
+        self._busy_timeout_s = busy_timeout_s
+        self._anchor: sqlite3.Connection | None = None
+
+    def make(self) -> peewee.Database:
+        """The peewee database, not connected."""
+        return peewee.SqliteDatabase(
+            str(self._path),
+            pragmas={"synchronous": _FULL, "foreign_keys": 0, "cache_size": -16000, "temp_store": 2},
+            timeout=self._busy_timeout_s,
+            autoconnect=False,
+        )
+
+    def open(self) -> None:
+        """Turn WAL on (it stays in the file) and keep one idle connection.
+
+        The last connection to close would fold the log into the file; with short connections that would
+        happen at each call.
+        """
+        anchor = sqlite3.connect(self._path, timeout=self._busy_timeout_s, check_same_thread=False)
+        try:
+            mode = anchor.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            if str(mode).lower() != "wal":
+                raise StoreError(
+                    f"The rows file {str(self._path)!r} cannot be opened in WAL mode; is its folder on a network disk?"
+                )
+            self._path.chmod(0o600)
+        except BaseException:
+            anchor.close()
+            raise
+        self._anchor = anchor
+
+    def close(self) -> None:
+        if self._anchor is not None:
+            self._anchor.close()
+            self._anchor = None
+
+    @contextmanager
+    def reading(self, database: peewee.Database) -> Iterator[None]:
+        """One snapshot for all statements inside; a write inside is an error."""
+        execute(database, "PRAGMA query_only = 1")
+        with database.atomic("DEFERRED"):
+            yield
+
+    @contextmanager
+    def writing(self, database: peewee.Database) -> Iterator[None]:
+        """A transaction that holds the writer lock from its first statement."""
+        with database.atomic("IMMEDIATE"):
+            yield
+
+    def ddl(self, statement: str) -> str:
+        """A portable schema statement (see `migrations`) in this dialect."""
+        return statement.replace("{AUTO_KEY}", "INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT")
+
+    def table_exists(self, database: peewee.Database, table: str) -> bool:
+        return bool(database.table_exists(table))
+
+    def is_lock_timeout(self, error: Exception) -> bool:
+        return "database is locked" in str(error) or "database table is locked" in str(error)
+
+    def translate(self, error: Exception) -> RagError:
+        """The error of ours for a database error that no service handled."""
+        text = str(error)
+        if self.is_lock_timeout(error):
+            return StoreUnavailable(f"The rows file was locked for more than {self._busy_timeout_s:g} s. Try again.")
+        if "is full" in text or "disk I/O error" in text:
+            return StoreUnavailable(f"The rows file cannot be written ({text}). Free some space and try again.")
+        if "unable to open" in text:
+            return StoreUnavailable(f"The rows file {str(self._path)!r} cannot be opened ({text}).")
+        if "readonly database" in text:
+            return StoreError(
+                f"Rows were written where they may only be read: {str(self._path)!r} is not writable, "
+                "or a read tried to write."
+            )
+        if "malformed" in text or "not a database" in text:
+            return StoreError(f"The rows file {str(self._path)!r} is damaged ({text}). Restore it from a backup.")
+        return StoreError(f"The rows could not be read or written: {text}")
