@@ -69,7 +69,7 @@ class IngestSettings(Area):
     attempts: int = Field(3, ge=1, le=20, description="How often a task is tried.")
     poll_s: float = Field(1.0, ge=0.05, description="Seconds between looks at the task rows without a wake-up.")
     embed_batch_tokens: int = Field(
-        8192, ge=256, description="Padded tokens in one batch of the built-in embedding model."
+        0, ge=0, description="Padded tokens in one batch of the built-in embedding model; 0: each window alone."
     )
     index_group_chunks: int = Field(500, ge=1, description="Chunks gathered into one index write.")
     index_group_s: float = Field(1.0, ge=0.0, description="Seconds a chunk waits at the most for such a group.")
