@@ -1,0 +1,49 @@
+"""The use cases of one process, wired. Made in `api/app.py`, read by routes and commands."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rag.core.clock import Clock
+from rag.core.settings import Settings
+
+if TYPE_CHECKING:
+    from api.db.database import Database
+    from api.db.services.assistant_service import AssistantService
+    from api.db.services.chunk_service import ChunkService
+    from api.db.services.conversation_service import ConversationService
+    from api.db.services.dialog_service import DialogService
+    from api.db.services.document_service import DocumentService
+    from api.db.services.knowledgebase_service import KnowledgebaseService
+    from api.db.services.llm_service import ModelCatalogue
+    from api.db.services.retrieval_service import RetrievalService
+    from api.db.services.task_service import TaskService
+    from api.db.services.token_service import TokenService
+    from api.db.services.user_service import UserService
+    from rag.blob.base import BlobStore
+    from rag.eventlog.base import EventLog
+    from rag.queue.base import JobQueue
+    from rag.store.base import SearchStore
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Services:
+    """Every service and the backends below them. One per process."""
+
+    settings: Settings
+    clock: Clock
+    db: "Database"
+    store: "SearchStore"
+    blobs: "BlobStore"
+    queue: "JobQueue"
+    event_log: "EventLog"
+    models: "ModelCatalogue"
+    users: "UserService"
+    tokens: "TokenService"
+    knowledgebases: "KnowledgebaseService"
+    documents: "DocumentService"
+    chunks: "ChunkService"
+    tasks: "TaskService"
+    retrieval: "RetrievalService"
+    dialogs: "DialogService"
+    assistants: "AssistantService"
+    conversations: "ConversationService"
