@@ -130,9 +130,12 @@ class DocumentRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DocumentQuery:
+    """`id` and `name` must exist (NotFound); the others only narrow the list, empty means any."""
+
     page: Page = field(default_factory=Page)
     keywords: str = ""
     id: str = ""
+    ids: tuple[str, ...] = ()
     name: str = ""
     suffixes: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
