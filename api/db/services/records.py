@@ -224,3 +224,23 @@ class ConversationRecord:
     messages: tuple[MessageRecord, ...]
     create_time: int
     update_time: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCall:
+    """One call of a model, as usage rows keep it. `outcome` is `ok`, `cut_off`, `cancelled` or an error's code;
+    `first_token_ms` is None where nothing was streamed."""
+
+    tenant_id: str
+    model: str
+    purpose: str
+    prompt_tokens: int
+    completion_tokens: int
+    estimated: bool
+    duration_ms: float
+    first_token_ms: float | None = None
+    attempts: int = 1
+    outcome: str = "ok"
+    dialog_id: str | None = None
+    conversation_id: str | None = None
+    message_id: str | None = None

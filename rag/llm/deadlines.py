@@ -1,0 +1,64 @@
+"""Deadlines of a streamed reply: for its first piece, each later piece, and the whole.
+
+Providers' own timeouts are per read or do not fire, so ours are the ones that count.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from rag.core.errors import ModelTimeout
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deadlines:
+    first_token_s: float = 60.0
+    next_token_s: float = 60.0
+    answer_s: float = 600.0
+
+
+class Watch:
+    """Limits each wait of one reply. Make it when the call begins; `await watch.next(source)` per piece."""
+
+    def __init__(self, deadlines: Deadlines, *, model: str) -> None:
+        self._deadlines = deadlines
+        self._model = model
+        self._loop = asyncio.get_running_loop()
+        self._end = self._loop.time() + deadlines.answer_s
+        self.started = False
+
+    async def next(self, source: AsyncIterator[T]) -> T:
+        """The next item of `source`.
+
+        Raises:
+            StopAsyncIteration: it has ended.
+            ModelTimeout: a deadline passed; the caller closes the source.
+        """
+        try:
+            async with self.limit():
+                return await anext(source)
+        except TimeoutError as error:
+            raise self.late() from error
+
+    def limit(self) -> asyncio.Timeout:
+        """A timeout for the next wait; turn its TimeoutError into `late()`."""
+        now = self._loop.time()
+        wait = self._deadlines.next_token_s if self.started else self._deadlines.first_token_s
+        return asyncio.timeout_at(min(now + wait, self._end))
+
+    def late(self) -> ModelTimeout:
+        """The error that says which deadline passed."""
+        if self._loop.time() >= self._end:
+            what = f"did not finish within {self._deadlines.answer_s:g} s"
+        elif self.started:
+            what = f"sent nothing for {self._deadlines.next_token_s:g} s"
+        else:
+            what = f"sent nothing within {self._deadlines.first_token_s:g} s"
+        return ModelTimeout(
+            f"The model {self._model!r} {what}. Try again, or choose another model.",
+            model=self._model,
+            started=self.started,
+        )
