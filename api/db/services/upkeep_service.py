@@ -1,0 +1,179 @@
+"""What the worker tidies: versions nobody reads, index changes a crash left behind, files nobody names.
+
+Every step can be repeated and stopped anywhere: a row that asks for work goes only after the work is done.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from api.db.database import Database
+from api.db.services.chunk_rows import text_of
+from api.db.services.task_rows import VERSION_DEAD
+from api.db.tables import BlobGarbage, Chunk, Document, DocumentVersion, IndexPlace, Outbox, Task
+from rag.blob.base import BlobStore
+from rag.core.clock import Clock, now_ms
+from rag.core.errors import StoreError
+from rag.core.types import ChunkText, Matrix
+from rag.ingest.index_text import index_text
+from rag.nlp.analysis import analyse
+from rag.store.base import Entry, EntryKey, Place, SearchStore, Selector
+
+SETTLE_MS = 10_000
+"""How long a version rests between its end and its sweeping: a worker that has just lost it may still be writing."""
+OUTBOX_MS = 2_000
+"""Changes younger than this are still being carried out by whoever made them."""
+GARBAGE_MS = 60_000
+_AT_ONCE = 200
+
+Embed = Callable[[str, Sequence[str]], Awaitable[Matrix]]
+"""Vectors of texts under a named embedding model."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    id: int
+    place: Place | None
+    model: str
+    action: str
+    payload: dict[str, Any]
+
+
+class UpkeepService:
+    """The worker's broom."""
+
+    def __init__(self, db: Database, clock: Clock, store: SearchStore, blobs: BlobStore, embed: Embed) -> None:
+        self._db = db
+        self._clock = clock
+        self._store = store
+        self._blobs = blobs
+        self._embed = embed
+
+    async def places(self) -> list[Place]:
+        """All places there are."""
+        return await self._db.run(lambda: [Place(name=p.name, dim=p.dim) for p in IndexPlace.select()])
+
+    async def bury_orphans(self) -> int:
+        """Mark versions as dead that were begun for a task that has ended otherwise. Returns how many."""
+
+        def bury() -> int:
+            going = Task.select(Task.version_id).where(Task.state.in_(("queued", "running")))
+            orphans = DocumentVersion.update(state=VERSION_DEAD, update_time=now_ms(self._clock)).where(
+                DocumentVersion.state == "writing", DocumentVersion.id.not_in(going)
+            )
+            return int(orphans.execute())
+
+        return await self._db.write(bury)
+
+    async def sweep(self) -> int:
+        """Remove index entries and chunk rows of dead versions. Returns how many versions went."""
+        until = now_ms(self._clock) - SETTLE_MS
+        dead = (DocumentVersion.state == VERSION_DEAD) & (DocumentVersion.update_time <= until)
+
+        def find() -> list[tuple[str, str, int]]:
+            rows = DocumentVersion.select(DocumentVersion.id, DocumentVersion.place).where(dead).limit(_AT_ONCE)
+            dims = {p.name: p.dim for p in IndexPlace.select()}
+            return [(row.id, row.place, dims.get(row.place, 0)) for row in rows]
+
+        found = await self._db.run(find)
+        if not found:
+            return 0
+        by_place: dict[Place, list[str]] = {}
+        for version_id, name, dim in found:
+            by_place.setdefault(Place(name=name, dim=dim), []).append(version_id)
+        for place, version_ids in by_place.items():
+            await self._store.delete(place, Selector(version_ids=tuple(version_ids)))
+        ids = [version_id for version_id, _, _ in found]
+
+        def remove() -> None:
+            # A version that was marked again meanwhile has a new time and stays for the next round.
+            rows = DocumentVersion.select(DocumentVersion.id).where(DocumentVersion.id.in_(ids), dead)
+            still = [row.id for row in rows]
+            Chunk.delete().where(Chunk.version_id.in_(still)).execute()
+            DocumentVersion.delete().where(DocumentVersion.id.in_(still)).execute()
+
+        await self._db.write(remove)
+        return len(ids)
+
+    async def drain_outbox(self) -> int:
+        """Carry out index changes whose maker did not live to do so, oldest first. Returns how many."""
+        until = now_ms(self._clock) - OUTBOX_MS
+
+        def find() -> list[_Change]:
+            places = {p.name: p for p in IndexPlace.select()}
+            rows = Outbox.select().where(Outbox.create_time <= until).order_by(Outbox.id).limit(_AT_ONCE)
+            return [_change_of(row, places.get(row.place)) for row in rows]
+
+        changes = await self._db.run(find)
+        for change in changes:
+            if change.place is not None:
+                await self._carry_out(change, change.place)
+            await self._db.write(Outbox.delete().where(Outbox.id == change.id).execute)
+        return len(changes)
+
+    async def remove_garbage(self) -> int:
+        """Remove files no document names. Returns how many."""
+        until = now_ms(self._clock) - GARBAGE_MS
+
+        def claim() -> list[str]:
+            old = BlobGarbage.select(BlobGarbage.blob_key).where(BlobGarbage.create_time <= until).limit(_AT_ONCE)
+            keys = [row.blob_key for row in old]
+            used = {row.blob_key for row in Document.select(Document.blob_key).where(Document.blob_key.in_(keys))}
+            BlobGarbage.delete().where(BlobGarbage.blob_key.in_(used)).execute()
+            return [key for key in keys if key not in used]
+
+        keys = await self._db.write(claim)
+        for key in keys:
+            await self._blobs.delete(key)
+            gone = (BlobGarbage.blob_key == key) & (BlobGarbage.create_time <= until)
+            await self._db.write(BlobGarbage.delete().where(gone).execute)
+        return len(keys)
+
+    async def _carry_out(self, change: _Change, place: Place) -> None:
+        if change.action == "delete":
+            for kind in ("version_ids", "document_ids", "dataset_ids"):
+                ids = tuple(change.payload.get(kind) or ())
+                if ids:
+                    await self._store.delete(place, Selector(**{kind: ids}))
+        elif change.action == "availability":
+            await self._renew(place, change.model, change.payload["document_id"])
+        else:
+            raise StoreError(f"The outbox asks for {change.action!r}, which this version does not know.")
+
+    async def _renew(self, place: Place, model: str, document_id: str) -> None:
+        """Write the document's live chunks into the index as its rows are now."""
+
+        def read() -> list[ChunkText]:
+            document = Document.get_or_none(Document.id == document_id)
+            if document is None or document.live_version is None:
+                return []
+            rows = Chunk.select().where(Chunk.version_id == document.live_version).order_by(Chunk.ordinal)
+            return [text_of(row, document.name, available=row.available and document.enabled) for row in rows]
+
+        chunks = await self._db.run(read)
+        for start in range(0, len(chunks), _AT_ONCE):
+            part = chunks[start : start + _AT_ONCE]
+            texts = [index_text(c.document_name, c.heading_path, c.content) for c in part]
+            vectors = await self._embed(model, texts)
+            entries = [_entry(c, text, vectors[i]) for i, (c, text) in enumerate(zip(part, texts, strict=True))]
+            await self._store.upsert(place, entries)
+
+
+def _change_of(row: Outbox, place: IndexPlace | None) -> _Change:
+    return _Change(
+        id=row.id,
+        place=Place(name=place.name, dim=place.dim) if place else None,
+        model=place.embedding_model if place else "",
+        action=row.action,
+        payload=row.payload or {},
+    )
+
+
+def _entry(chunk: ChunkText, text: str, vector: Matrix) -> Entry:
+    return Entry(
+        key=EntryKey(document_id=chunk.document_id, version_id=chunk.version_id, chunk_id=chunk.chunk_id),
+        dataset_id=chunk.dataset_id,
+        tokens=" ".join(analyse(text)),
+        vector=vector,
+        available=chunk.available,
+    )

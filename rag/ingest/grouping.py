@@ -1,0 +1,256 @@
+"""Where documents in work share a call: texts of many in one embedding batch, chunks of many in one index write.
+
+Both groups batch by what is waiting while the last call runs, so that a single small document is not held up and
+thousands of small ones cost few calls.
+"""
+
+import asyncio
+import inspect
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from rag.core.blocking import Lane, run_in
+from rag.core.clock import Clock
+from rag.core.errors import ModelBadOutput, RagError
+from rag.core.types import ChunkText, Matrix
+from rag.ingest.base import Ended, Job, Sink, TaskLost
+from rag.llm.base import Embedded, Embedder
+from rag.store.base import Entry, Place, SearchStore
+
+EMBED_AT_ONCE = 64
+"""Texts of one embedding call: about a second of work, so that progress moves and a stop is heeded."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    texts: tuple[str, ...]
+    result: "asyncio.Future[Matrix]"
+
+
+class EmbedGroup:
+    """Embeds texts of all documents in work, in the order they were handed in.
+
+    `lanes` calls run side by side. With a local model of one thread each they use the cores better than one call
+    that splits every matrix product.
+    """
+
+    def __init__(self, embedder: Embedder, *, lanes: int, at_once: int = EMBED_AT_ONCE) -> None:
+        self.dim = embedder.dim
+        self._embedder = embedder
+        self._lanes = lanes
+        self._at_once = at_once
+        self._waiting: deque[_Texts] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+
+    def submit(self, texts: Sequence[str]) -> "asyncio.Future[Matrix]":
+        """Queue `texts` and return the future of their vectors, one row per text. Cancel it to give up.
+
+        The future raises:
+            ModelError: the model failed, or its answer has the wrong shape.
+        """
+        request = _Texts(tuple(texts), asyncio.get_running_loop().create_future())
+        self._waiting.append(request)
+        if len(self._running) < self._lanes:
+            task = asyncio.create_task(self._work())
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        return request.result
+
+    async def _work(self) -> None:
+        while batch := self._take():
+            texts = [text for request in batch for text in request.texts]
+            (outcome,) = await asyncio.gather(self._encode(texts), return_exceptions=True)
+            start = 0
+            for request in batch:
+                end = start + len(request.texts)
+                if isinstance(outcome, BaseException):
+                    _fail(request.result, outcome)
+                elif not request.result.done():
+                    request.result.set_result(outcome[start:end])
+                start = end
+
+    def _take(self) -> list[_Texts]:
+        batch: list[_Texts] = []
+        size = 0
+        while self._waiting:
+            if self._waiting[0].result.done():
+                self._waiting.popleft()
+                continue
+            if batch and size + len(self._waiting[0].texts) > self._at_once:
+                break
+            request = self._waiting.popleft()
+            batch.append(request)
+            size += len(request.texts)
+        return batch
+
+    async def _encode(self, texts: list[str]) -> Matrix:
+        encode = self._embedder.encode
+        if inspect.iscoroutinefunction(encode):
+            embedded: Embedded = await encode(texts)
+        else:
+            embedded = await run_in(Lane.MODEL, encode, texts)
+        if embedded.vectors.shape != (len(texts), self.dim):
+            raise ModelBadOutput(
+                f"The embedding model {self._embedder.name!r} returned vectors of shape "
+                f"{embedded.vectors.shape}; expected {(len(texts), self.dim)}.",
+                model=self._embedder.name,
+            )
+        return embedded.vectors.astype(np.float32, copy=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    job: Job
+    chunks: tuple[ChunkText, ...]
+    entries: tuple[Entry, ...]
+    after: "tuple[asyncio.Future[None], ...]"
+    end: Callable[[], Ended] | None
+    queued_at: float
+    done: "asyncio.Future[None]"
+
+
+class WriteGroup:
+    """Writes chunks of many documents together: rows, then index, then one transaction that ends their tasks.
+
+    A write happens when `max_chunks` wait, when the oldest has waited `max_wait_s`, or at once when no document is
+    on its way here.
+    """
+
+    def __init__(
+        self, sink: Sink, store: SearchStore, clock: Clock, *, max_chunks: int = 500, max_wait_s: float = 1.0
+    ) -> None:
+        self._sink = sink
+        self._store = store
+        self._clock = clock
+        self._max_chunks = max_chunks
+        self._max_wait_s = max_wait_s
+        self._waiting: deque[_Write] = deque()
+        self._chunks_waiting = 0
+        self._upstream = 0
+        self._wake = asyncio.Event()
+        self._flusher: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def upstream(self) -> Iterator[None]:
+        """Says that a document is on its way: a write may wait for it."""
+        self._upstream += 1
+        try:
+            yield
+        finally:
+            self._upstream -= 1
+            self._wake.set()
+
+    def submit(
+        self,
+        job: Job,
+        chunks: Sequence[ChunkText],
+        entries: Sequence[Entry],
+        *,
+        after: "Sequence[asyncio.Future[None]]" = (),
+        end: Callable[[], Ended] | None = None,
+    ) -> "asyncio.Future[None]":
+        """Queue a part of a document and return the future of its write.
+
+        Args:
+            after: Futures of the document's earlier parts; if one failed, this part is not written.
+            end: Given with the last part: called when all parts are in the index, and the task ends with it.
+
+        The future raises:
+            TaskLost: the task is no longer this worker's.
+            StoreError: rows or index could not be written.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        item = _Write(job, tuple(chunks), tuple(entries), tuple(after), end, self._clock.monotonic(), done)
+        self._waiting.append(item)
+        self._chunks_waiting += len(item.chunks)
+        self._wake.set()
+        if self._flusher is None or self._flusher.done():
+            self._flusher = asyncio.create_task(self._work())
+        return done
+
+    async def _work(self) -> None:
+        while self._waiting:
+            await self._gathered()
+            batch = self._take()
+            (outcome,) = await asyncio.gather(self._flush(batch), return_exceptions=True)
+            for item in batch:
+                if isinstance(outcome, BaseException):
+                    _fail(item.done, outcome)
+                elif not item.done.done():
+                    item.done.set_result(None)
+
+    async def _gathered(self) -> None:
+        deadline = self._waiting[0].queued_at + self._max_wait_s
+        while self._upstream > 0 and self._chunks_waiting < self._max_chunks:
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                return
+            self._wake.clear()
+            try:
+                await asyncio.wait_for(self._wake.wait(), left)
+            except TimeoutError:
+                return
+
+    def _take(self) -> list[_Write]:
+        """The next parts, in order, at least one; those whose caller gave up or whose earlier part failed are not
+        written."""
+        batch: list[_Write] = []
+        size = 0
+        while self._waiting and (not batch or size + len(self._waiting[0].chunks) <= self._max_chunks):
+            item = self._waiting.popleft()
+            self._chunks_waiting -= len(item.chunks)
+            if item.done.done():
+                continue
+            failed = [f for f in item.after if f.done() and (f.cancelled() or f.exception() is not None)]
+            if failed:
+                error = None if failed[0].cancelled() else failed[0].exception()
+                _fail(item.done, error or TaskLost("An earlier part of the document was given up."))
+                continue
+            batch.append(item)
+            size += len(item.chunks)
+        return batch
+
+    async def _flush(self, batch: list[_Write]) -> None:
+        """Write `batch`; when the backend refuses a mixed batch for good, each document is tried by itself."""
+        if not batch:
+            return
+        try:
+            await self._write(batch)
+        except RagError as error:
+            jobs = dict.fromkeys(item.job.task_id for item in batch)
+            if error.retryable or len(jobs) == 1:
+                raise
+            for task_id in jobs:
+                own = [item for item in batch if item.job.task_id == task_id]
+                try:
+                    await self._write(own)
+                except RagError as own_error:
+                    for item in own:
+                        _fail(item.done, own_error)
+
+    async def _write(self, batch: list[_Write]) -> None:
+        lost = await self._sink.write_chunks([(item.job, item.chunks) for item in batch])
+        kept = [item for item in batch if item.job.task_id not in lost]
+        places: dict[Place, list[Entry]] = {}
+        for item in kept:
+            places.setdefault(item.job.place, []).extend(item.entries)
+        for place, entries in places.items():
+            if entries:
+                await self._store.upsert(place, entries)
+        ended = [item.end() for item in kept if item.end is not None]
+        if ended:
+            lost |= await self._sink.finish(ended)
+        for item in batch:
+            if item.job.task_id in lost:
+                _fail(item.done, TaskLost(f"The task {item.job.task_id!r} is no longer this worker's."))
+
+
+def _fail(future: "asyncio.Future[Matrix] | asyncio.Future[None]", error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
+        # Whoever queued it may have given up meanwhile; an exception nobody reads is then no news.
+        future.exception()
