@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 HEARTBEAT: Final = b": heartbeat\n\n"
 HEARTBEAT_S: Final = 15.0
+OPENING: Final = b": events\n\n"
 OPENAI_END: Final = b"data: [DONE]\n\n"
 _BUFFERED = 1024
 """Events a slow client may lag behind before the source waits for it."""

@@ -1,0 +1,105 @@
+"""`/api/v1/chats/<chat>/sessions`: create, list, update, delete (sessions.md section 3)."""
+
+from typing import Any
+
+from quart import Blueprint, Response
+
+from api.apps.auth import api_key_required
+from api.apps.body import arg, ids_of, raw, raw_object, unknown_column
+from api.apps.context import services
+from api.apps.envelope import sdk_result, uncaught
+from api.apps.sdk.chat_wire import check_name
+from api.apps.sdk.lists import deleted, page_of_request, refused
+from api.apps.sdk.session_wire import session_wire
+from rag.core.errors import InvalidInput, NotFound
+from rag.core.types import Principal
+
+blueprint = Blueprint("sessions", __name__)
+
+DEFAULT_NAME = "New session"
+_NULL_NOT_ASSIGNABLE = "TypeError(\"'NoneType' object does not support item assignment\")"
+_KEPT_COLUMNS = ("id", "chat_id", "dialog_id", "create_time", "create_date", "update_time", "update_date")
+
+
+async def check_chat(principal: Principal, chat_id: str, text: str) -> None:
+    """Refuse with `text` if there is no such chat of the principal."""
+    try:
+        await services().assistants.get(principal, chat_id)
+    except NotFound as error:
+        raise refused(text) from error
+
+
+@blueprint.post("/api/v1/chats/<chat_id>/sessions")
+@api_key_required
+async def create_session(principal: Principal, chat_id: str) -> Response:
+    body = await raw_object(null=_NULL_NOT_ASSIGNABLE)
+    await check_chat(principal, chat_id, "You do not own the assistant.")
+    name = body.get("name", DEFAULT_NAME)
+    if not name:
+        raise refused("`name` can not be empty.")
+    session = await services().conversations.create(
+        principal, chat_id, name=check_name(name), user_id=str(body.get("user_id") or "")
+    )
+    return sdk_result(session_wire(session, folded=False))
+
+
+@blueprint.get("/api/v1/chats/<chat_id>/sessions")
+@api_key_required
+async def list_sessions(principal: Principal, chat_id: str) -> Response:
+    await check_chat(principal, chat_id, f"You don't own the assistant {chat_id}.")
+    page = page_of_request()
+    try:
+        sessions = await services().conversations.list(
+            principal, chat_id, page, id=arg("id"), name=arg("name"), user_id=arg("user_id")
+        )
+    except InvalidInput:
+        unknown_column("Conversation")
+    return sdk_result([session_wire(session, folded=True) for session in sessions])
+
+
+@blueprint.put("/api/v1/chats/<chat_id>/sessions/<session_id>")
+@api_key_required
+async def update_session(principal: Principal, chat_id: str, session_id: str) -> Response:
+    body = await raw_object(null=_NULL_NOT_ASSIGNABLE)
+    try:
+        await services().conversations.get(principal, chat_id, session_id)
+    except NotFound as error:
+        text = "You do not own the session" if error.kind == "chat" else "Session does not exist"
+        raise refused(text) from error
+    changes = _changes(body)
+    try:
+        await services().conversations.update(principal, chat_id, session_id, changes)
+    except NotFound as error:
+        raise refused("Session updates error") from error
+    return sdk_result()
+
+
+def _changes(body: dict[str, Any]) -> dict[str, Any]:
+    if "message" in body or "messages" in body:
+        raise refused("`message` can not be change")
+    if "reference" in body:
+        raise refused("`reference` can not be change")
+    changes = {}
+    if "name" in body:
+        if not body["name"]:
+            raise refused("`name` can not be empty.")
+        changes["name"] = check_name(body["name"])
+    if body.get("user_id") is not None:
+        changes["user_id"] = str(body["user_id"])
+    for key in body:
+        if key not in ("name", "user_id", *_KEPT_COLUMNS):
+            raise uncaught(repr(ValueError(f'Unrecognized field name: "{key}" in {sorted(body)}.')))
+    return changes
+
+
+@blueprint.delete("/api/v1/chats/<chat_id>/sessions")
+@api_key_required
+async def delete_sessions(principal: Principal, chat_id: str) -> Response:
+    await check_chat(principal, chat_id, "You don't own the chat")
+    ids = ids_of(await raw(), "ids")
+    result = await services().conversations.delete(principal, chat_id, ids)
+    return deleted(
+        result,
+        unknown=lambda each: f"The chat doesn't own the session {each}",
+        duplicate=lambda each: f"Duplicate session ids: {each}",
+    )
