@@ -5,6 +5,11 @@ from pathlib import Path
 from typing import Protocol
 
 
+def key_of(sha256: str) -> str:
+    """The key of the content with this hash (64 lower-case hex digits)."""
+    return f"{sha256[:2]}/{sha256}"
+
+
 class BlobStore(Protocol):
     """Keys are made here: `<first 2 hex>/<sha256 hex>`. Raises StoreUnavailable when it cannot answer or is full."""
 
@@ -23,6 +28,10 @@ class BlobStore(Protocol):
 
     async def delete(self, key: str) -> None:
         """Remove it; absent is not an error."""
+        ...
+
+    def discard(self, key: str) -> None:
+        """`delete` for a thread that may block: inside a row transaction, so that no upload comes in between."""
         ...
 
     async def check(self) -> str:
