@@ -1,0 +1,129 @@
+"""Bodies of the OpenAI faces, validated; what we cannot do is refused by name instead of ignored."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from quart import request
+
+from rag.core.errors import InvalidInput
+from rag.core.types import Turn
+
+B = TypeVar("B", bound="Body")
+_LONGEST_INPUT = 2048
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+def _text_of_parts(content: Any) -> Any:
+    """The text of a content, which may come in parts."""
+    if not isinstance(content, list):
+        return content
+    texts = []
+    for part in content:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise ValueError("only text content can be read here")
+        texts.append(part["text"])
+    return "\n".join(texts)
+
+
+Text = Annotated[str, BeforeValidator(_text_of_parts)]
+
+
+class Message(Body):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text
+
+    def as_turn(self) -> Turn:
+        return Turn(role="system" if self.role == "developer" else self.role, content=self.content)
+
+
+class StreamOptions(Body):
+    include_usage: bool = False
+
+
+class ResponseFormat(Body):
+    type: str = "text"
+
+
+class ChatBody(Body):
+    """`POST /v1/chat/completions`. Null means the same as absent."""
+
+    model: str
+    messages: Annotated[list[Message], Field(min_length=1)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    n: int | None = None
+    tools: list[Any] | None = None
+    logprobs: bool | None = None
+    response_format: ResponseFormat | None = None
+
+    def refuse_what_we_cannot(self) -> None:
+        """Raises InvalidInput with fact `param`."""
+        if self.n not in (None, 1):
+            raise InvalidInput("Only one answer can be asked for: set n to 1.", param="n")
+        if self.tools:
+            raise InvalidInput("Tools are not offered on this route.", param="tools")
+        if self.logprobs:
+            raise InvalidInput("Log probabilities are not offered.", param="logprobs")
+        if self.response_format is not None and self.response_format.type != "text":
+            raise InvalidInput("Answers are text: leave response_format out.", param="response_format")
+        if self.messages[-1].role != "user":
+            raise InvalidInput("The last message must come from the user.", param="messages")
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        return tuple(message.as_turn() for message in self.messages)
+
+
+class EmbeddingsBody(Body):
+    """`POST /v1/embeddings`."""
+
+    model: str
+    input: str | list[Any]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The texts to embed; raises InvalidInput for token arrays, nothing, or too many."""
+        texts = [self.input] if isinstance(self.input, str) else self.input
+        if not texts or len(texts) > _LONGEST_INPUT:
+            raise InvalidInput(f"`input` takes 1 to {_LONGEST_INPUT} texts.", param="input")
+        for text in texts:
+            if isinstance(text, int | list):
+                raise InvalidInput("Token arrays cannot be embedded: send the text itself.", param="input")
+            if not isinstance(text, str) or not text:
+                raise InvalidInput("`input` takes texts that are not empty.", param="input")
+        return texts
+
+
+async def read(form: type[B]) -> B:
+    """The request's body.
+
+    Raises:
+        InvalidInput: not JSON, or not of this form; fact `param` names the field.
+    """
+    try:
+        return form.model_validate(orjson.loads(await request.get_data() or b"null"))
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"The body is not JSON: {error}.") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        param = ".".join(str(part) for part in first["loc"]) or None
+        place = f"{param}: " if param else "The body: "
+        raise InvalidInput(f"{place}{first['msg']}.", param=param) from error

@@ -1,0 +1,164 @@
+"""Typed events become OpenAI chunks: incremental, batched by arrival."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+from api.apps.openai_wire import Completion, FinishReason, error_body
+from api.apps.sse import OPENAI_END, arrivals, openai_frame
+from api.errors import DEFAULTS
+from rag.core.errors import RagError
+from rag.core.events import DialogEvent, Done, Failed, Reasoning, Stopped, Token, Usage
+from rag.core.types import Reference, TokenUsage
+
+_STATUS_OF_CODE: Final = {kind.code: default.status for kind, default in DEFAULTS.items()}
+
+
+class AnswerBroke(RagError):
+    """The answer failed before anything was shown; `status` is the HTTP status that says so."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message, code=code)
+        self.error_code = code
+        self.status = _STATUS_OF_CODE.get(code, 500)
+
+
+class Answer:
+    """An answer as it grows."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.thoughts = ""
+        self.usage = TokenUsage(estimated=True)
+        self.end: Done | Failed | Stopped | None = None
+
+    def add(self, batch: Sequence[DialogEvent]) -> tuple[str, str]:
+        """Take in a batch; the new text and the new reasoning of it."""
+        text = "".join(event.text for event in batch if isinstance(event, Token))
+        thoughts = "".join(event.text for event in batch if isinstance(event, Reasoning))
+        for event in batch:
+            if isinstance(event, Usage):
+                self.usage = event.usage
+            elif isinstance(event, Done | Failed | Stopped):
+                self.end = event
+        self.text += text
+        self.thoughts += thoughts
+        return text, thoughts
+
+    @property
+    def reference(self) -> Reference:
+        return self.end.reference if isinstance(self.end, Done) else Reference()
+
+    @property
+    def finish(self) -> FinishReason:
+        return "length" if isinstance(self.end, Done) and self.end.truncated else "stop"
+
+    def broken(self) -> AnswerBroke | None:
+        """Why there is no whole answer, if there is none."""
+        if isinstance(self.end, Failed):
+            return AnswerBroke(self.end.message, self.end.code)
+        if isinstance(self.end, Stopped):
+            return AnswerBroke("The answer was stopped before its end.", "store_unavailable")
+        if self.end is None:
+            return AnswerBroke("The answer ended without a result.", "internal")
+        return None
+
+
+async def whole_answer(events: AsyncIterator[DialogEvent]) -> Answer:
+    """The answer, once it has ended well.
+
+    Raises:
+        AnswerBroke: it failed or was stopped.
+    """
+    answer = Answer()
+    async for event in events:
+        answer.add((event,))
+    broken = answer.broken()
+    if broken is not None:
+        raise broken
+    return answer
+
+
+class ChunkFrames:
+    """Turns batches of events into the chunks of one completion."""
+
+    def __init__(self, completion: Completion, *, include_usage: bool) -> None:
+        self._completion = completion
+        self._include_usage = include_usage
+        self.answer = Answer()
+
+    def feed(self, batch: Sequence[DialogEvent]) -> bytes:
+        """The frames of this batch; may be empty."""
+        text, thoughts = self.answer.add(batch)
+        written = b""
+        if thoughts:
+            written += self._chunk({"reasoning_content": thoughts})
+        if text:
+            written += self._chunk({"content": text})
+        return written + self._end() if self.answer.end is not None else written
+
+    def _chunk(self, delta: dict[str, Any], finish: FinishReason | None = None) -> bytes:
+        return openai_frame(self._completion.chunk({"role": "assistant"} | delta, finish))
+
+    def _end(self) -> bytes:
+        answer = self.answer
+        broken = answer.broken()
+        if broken is not None:
+            return error_frame(broken)
+        assert isinstance(answer.end, Done)
+        written = b""
+        tail = answer.end.answer.removeprefix(answer.text)
+        if tail and len(tail) < len(answer.end.answer) or not answer.text:
+            written += self._chunk({"content": tail})
+            answer.text += tail
+        sources = self._completion.sources(answer.text, answer.end.answer, answer.reference)
+        written += openai_frame(self._completion.chunk(sources, answer.finish))
+        if self._include_usage:
+            written += openai_frame(self._completion.usage_chunk(answer.usage))
+        return written + OPENAI_END
+
+
+def error_frame(error: AnswerBroke) -> bytes:
+    """What a stream that has begun ends with when its answer breaks."""
+    kind = "invalid_request_error" if error.status < 500 else "server_error"
+    return openai_frame(error_body(error.message, kind=kind, code=error.error_code)) + OPENAI_END
+
+
+async def begin_chunks(
+    events: AsyncIterator[DialogEvent], completion: Completion, *, include_usage: bool
+) -> AsyncIterator[bytes]:
+    """The frames of a streamed completion. Waits for the first text, so that an answer which breaks before it
+    can be told by the HTTP status.
+
+    Raises:
+        AnswerBroke: it broke before anything was to be shown.
+        RagError: the source raised one.
+    """
+    frames = ChunkFrames(completion, include_usage=include_usage)
+    batches = arrivals(events)
+    try:
+        async for batch in batches:
+            first = frames.feed(batch)
+            broken = frames.answer.broken() if frames.answer.end is not None else None
+            if broken is not None and not frames.answer.text:
+                raise broken
+            if first:
+                return _rest(first, batches, frames)
+    except BaseException:
+        await batches.aclose()
+        raise
+    raise AnswerBroke("The answer ended without a result.", "internal")
+
+
+async def _rest(first: bytes, batches: Any, frames: ChunkFrames) -> AsyncIterator[bytes]:
+    try:
+        yield first
+        async for batch in batches:
+            written = frames.feed(batch)
+            if written:
+                yield written
+        if frames.answer.end is None:
+            yield error_frame(AnswerBroke("The answer ended without a result.", "internal"))
+    except RagError as error:
+        yield error_frame(AnswerBroke(error.message, error.code))
+    finally:
+        await batches.aclose()
