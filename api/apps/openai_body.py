@@ -50,9 +50,10 @@ class ResponseFormat(Body):
 
 
 class ChatBody(Body):
-    """`POST /v1/chat/completions`. Null means the same as absent."""
+    """`POST /v1/chat/completions`. Null means the same as absent. `chat_model` is ours: another model answers."""
 
     model: str
+    chat_model: str | None = None
     messages: Annotated[list[Message], Field(min_length=1)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None

@@ -111,6 +111,8 @@ class ChunkFrames:
             written += self._chunk({"content": tail})
             answer.text += tail
         sources = self._completion.sources(answer.text, answer.end.answer, answer.reference)
+        # Marks that were put in after the text was streamed are only in this whole text.
+        sources["final_content"] = answer.end.answer
         written += openai_frame(self._completion.chunk(sources, answer.finish))
         if self._include_usage:
             written += openai_frame(self._completion.usage_chunk(answer.usage))
