@@ -13,6 +13,9 @@ from rag.core.errors import IngestError
 from rag.core.types import ChunkText, ParsedDocument
 from rag.store.base import Place
 
+SMALL_BYTES = 64 << 10
+"""Documents up to this size are taken many at a time: they cost little memory and share calls."""
+
 Stage = Literal["queued", "parsing", "chunking", "embedding", "indexing", "done"]
 
 
@@ -26,7 +29,8 @@ class TaskLost(IngestError):
 class Job:
     """A claimed task and all of its document that ingestion needs.
 
-    `attempt` counts from 1. `size` in bytes. `available` is whether the document is switched on.
+    `attempt` counts from 1. `size` in bytes. `available` is whether the document is switched on. `leftovers` tells
+    that an earlier attempt wrote chunks under this version.
     """
 
     task_id: str
@@ -47,6 +51,7 @@ class Job:
     attempt: int = 1
     parser_deaths: int = 0
     begun_ms: int = 0
+    leftovers: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +102,34 @@ class Sink(Protocol):
         Raises:
             TaskLost: the task is no longer this worker's.
         """
+        ...
+
+
+class Source(Protocol):
+    """Where jobs come from, and what is said of them while they run and when they end badly."""
+
+    async def claim(self, owner: str, *, small: int, large: int) -> list[Job]:
+        """Lease up to `small` jobs of small documents and `large` of larger ones to `owner`."""
+        ...
+
+    async def report(self, reports: Sequence[Report]) -> frozenset[str]:
+        """Write progress down and extend the leases. Returns the ids of lost tasks."""
+        ...
+
+    async def fail(self, report: Report, reason: str) -> object:
+        """End a job for good; `reason` is a sentence for a person."""
+        ...
+
+    async def retry(self, report: Report, reason: str) -> object:
+        """Put a job back for a later attempt, or end it when its attempts are used up."""
+        ...
+
+    async def release(self, jobs: Sequence[Job]) -> None:
+        """Give jobs back as if never claimed."""
+        ...
+
+    async def abandon(self, job: Job) -> None:
+        """Leave what a lost job wrote to be swept."""
         ...
 
 

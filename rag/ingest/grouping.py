@@ -6,7 +6,7 @@ thousands of small ones cost few calls.
 
 import asyncio
 import inspect
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -133,6 +133,12 @@ class WriteGroup:
         self._upstream = 0
         self._wake = asyncio.Event()
         self._flusher: asyncio.Task[None] | None = None
+        self._grown: Counter[Place] = Counter()
+
+    def grown(self) -> "Counter[Place]":
+        """Entries written to each place since this was last asked."""
+        grown, self._grown = self._grown, Counter()
+        return grown
 
     @contextmanager
     def upstream(self) -> Iterator[None]:
@@ -241,6 +247,7 @@ class WriteGroup:
         for place, entries in places.items():
             if entries:
                 await self._store.upsert(place, entries)
+                self._grown[place] += len(entries)
         ended = [item.end() for item in kept if item.end is not None]
         if ended:
             lost |= await self._sink.finish(ended)

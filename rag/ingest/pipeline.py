@@ -85,8 +85,10 @@ class Pipeline:
         embed = self._with.embed(job)
         if job.attempt > 1:
             track.say(f"Taken up again, attempt {job.attempt}.")
-            await self._with.sink.reset_version(job)
+        if job.leftovers:
+            # The rows tell that there is something to remove, so they go last.
             await self._with.store.delete(job.place, Selector(version_ids=(job.version_id,)))
+            await self._with.sink.reset_version(job)
         track.enter("parsing")
         track.say("Start to parse.")
         try:

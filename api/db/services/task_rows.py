@@ -13,7 +13,7 @@ _TOKENS_MOST = 2048
 _DELIMITER_DEFAULT = "\n!?。；！？"
 
 
-def job_of(task: Task, document: Document, place: IndexPlace, now: int) -> Job:
+def job_of(task: Task, document: Document, place: IndexPlace, now: int, *, leftovers: bool) -> Job:
     """The job of a claimed task."""
     return Job(
         task_id=task.id,
@@ -34,6 +34,7 @@ def job_of(task: Task, document: Document, place: IndexPlace, now: int) -> Job:
         attempt=task.attempts,
         parser_deaths=task.parser_deaths,
         begun_ms=document.process_begin_at or now,
+        leftovers=leftovers,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from api.db.database import Database
 from api.db.services.chunk_rows import row_of
+from api.db.services.removal import bury_versions
 from api.db.services.task_rows import (
     VERSION_DEAD,
     job_of,
@@ -20,10 +21,8 @@ from api.db.tables import Chunk, Dataset, Document, DocumentVersion, IndexPlace,
 from rag.core.clock import Clock, from_ms, now_ms
 from rag.core.settings import IngestSettings
 from rag.core.types import ChunkText
-from rag.ingest.base import Ended, Job, Report, TaskLost
+from rag.ingest.base import SMALL_BYTES, Ended, Job, Report, TaskLost
 
-SMALL_BYTES = 64 << 10
-"""Documents up to this size are claimed many at a time: they cost little memory and share calls."""
 EMBEDDED_OWNER = "embedded-"
 """What the owner names of embedded workers begin with."""
 _LOSSES_PER_ATTEMPT = 3
@@ -36,7 +35,7 @@ Outcome = Literal["retried", "failed", "lost"]
 
 
 class TaskService:
-    """The task rows of ingestion; implements `rag.ingest.base.Sink`."""
+    """The task rows of ingestion; implements `Source` and `Sink` of `rag.ingest.base`."""
 
     def __init__(self, db: Database, clock: Clock, settings: IngestSettings) -> None:
         self._db = db
@@ -51,6 +50,8 @@ class TaskService:
             small: How many tasks of documents up to `SMALL_BYTES`, at most.
             large: How many of larger ones, at most.
         """
+        if not await self._db.run(lambda: bool(self._waiting(small, large))):
+            return []
         return await self._db.write(lambda: self._claim(owner, small, large))
 
     async def report(self, reports: Sequence[Report]) -> frozenset[str]:
@@ -161,7 +162,7 @@ class TaskService:
 
         return await self._db.run(look)
 
-    def _claim(self, owner: str, small: int, large: int) -> list[Job]:
+    def _waiting(self, small: int, large: int) -> list[str]:
         now = now_ms(self._clock)
         ids: list[str] = []
         for limit, size in ((small, Document.size <= SMALL_BYTES), (large, Document.size > SMALL_BYTES)):
@@ -174,6 +175,11 @@ class TaskService:
                     .limit(limit)
                 )
                 ids += [row.id for row in waiting]
+        return ids
+
+    def _claim(self, owner: str, small: int, large: int) -> list[Job]:
+        now = now_ms(self._clock)
+        ids = self._waiting(small, large)
         if not ids:
             return []
         Task.update(
@@ -195,11 +201,13 @@ class TaskService:
         documents = {d.id: d for d in Document.select().where(Document.id.in_([t.document_id for t in tasks]))}
         place_of = {d.id: d.place for d in Dataset.select().where(Dataset.id.in_({t.dataset_id for t in tasks}))}
         places = {p.name: p for p in IndexPlace.select().where(IndexPlace.name.in_(set(place_of.values())))}
+        begun = Chunk.select(Chunk.version_id).where(Chunk.version_id.in_([t.version_id for t in tasks])).distinct()
+        leftovers = {row.version_id for row in begun}
         jobs: list[Job] = []
         for task in tasks:
             document, place = documents.get(task.document_id), places.get(place_of.get(task.dataset_id, ""))
             if document is not None and place is not None:
-                jobs.append(job_of(task, document, place, now))
+                jobs.append(job_of(task, document, place, now, leftovers=task.version_id in leftovers))
         for job in jobs:
             mark_version(job, "writing", now)
         gone = set(ids) - {job.task_id for job in jobs}
@@ -315,8 +323,11 @@ class TaskService:
             Task.id == task.id
         ).execute()
         document = Document.get_or_none(Document.id == task.document_id)
-        if document is None:
+        dataset = Dataset.get_or_none(Dataset.id == task.dataset_id)
+        if document is None or dataset is None:
             return
+        # A request to parse took the old chunks off the totals; with no new ones to come they go for good.
+        bury_versions([document], dataset.place, now)
         begun = document.process_begin_at or now
         Document.update(
             run="FAIL",
@@ -324,9 +335,6 @@ class TaskService:
             progress_msg=f"{messages}\n{line}" if messages else line,
             process_duration=max(0, now - begun) / 1000,
         ).where(Document.id == task.document_id).execute()
-        DocumentVersion.update(state=VERSION_DEAD, update_time=now).where(
-            DocumentVersion.id == task.version_id
-        ).execute()
 
     def _requeue(self, ids: Sequence[str], *, not_before: int = 0, last_error: str = "") -> None:
         Task.update(

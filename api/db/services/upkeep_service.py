@@ -23,7 +23,8 @@ SETTLE_MS = 10_000
 """How long a version rests between its end and its sweeping: a worker that has just lost it may still be writing."""
 OUTBOX_MS = 2_000
 """Changes younger than this are still being carried out by whoever made them."""
-GARBAGE_MS = 60_000
+GARBAGE_MS = 3_600_000
+"""An upload notes its file as garbage first and takes the note back with the document's row, so young notes stay."""
 _AT_ONCE = 200
 
 Embed = Callable[[str, Sequence[str]], Awaitable[Matrix]]
@@ -115,19 +116,20 @@ class UpkeepService:
         """Remove files no document names. Returns how many."""
         until = now_ms(self._clock) - GARBAGE_MS
 
-        def claim() -> list[str]:
+        def remove() -> int:
             old = BlobGarbage.select(BlobGarbage.blob_key).where(BlobGarbage.create_time <= until).limit(_AT_ONCE)
             keys = [row.blob_key for row in old]
             used = {row.blob_key for row in Document.select(Document.blob_key).where(Document.blob_key.in_(keys))}
-            BlobGarbage.delete().where(BlobGarbage.blob_key.in_(used)).execute()
-            return [key for key in keys if key not in used]
+            for key in keys:
+                if key not in used:
+                    # Inside the transaction: no upload can note the same file between the look and the removal.
+                    self._blobs.discard(key)
+            BlobGarbage.delete().where(BlobGarbage.blob_key.in_(keys)).execute()
+            return len(keys) - len(used)
 
-        keys = await self._db.write(claim)
-        for key in keys:
-            await self._blobs.delete(key)
-            gone = (BlobGarbage.blob_key == key) & (BlobGarbage.create_time <= until)
-            await self._db.write(BlobGarbage.delete().where(gone).execute)
-        return len(keys)
+        if not await self._db.run(lambda: bool(BlobGarbage.select().where(BlobGarbage.create_time <= until).exists())):
+            return 0
+        return await self._db.write(remove)
 
     async def _carry_out(self, change: _Change, place: Place) -> None:
         if change.action == "delete":
