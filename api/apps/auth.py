@@ -18,7 +18,8 @@ from functools import wraps
 from typing import Any
 from urllib.parse import urlsplit
 
-from quart import Response, request
+from quart import request
+from werkzeug.wrappers import Response as AnyResponse
 
 from api.apps.context import services, web_state
 from api.apps.envelope import Refused
@@ -128,7 +129,7 @@ def cookie_name() -> str:
     return f"parley-{web_state().port}"
 
 
-def set_cookie(response: Response, value: str) -> None:
+def set_cookie(response: AnyResponse, value: str) -> None:
     """Sign the browser in."""
     response.set_cookie(
         cookie_name(),
@@ -141,7 +142,7 @@ def set_cookie(response: Response, value: str) -> None:
     )
 
 
-def drop_cookie(response: Response) -> None:
+def drop_cookie(response: AnyResponse) -> None:
     response.delete_cookie(cookie_name(), path="/", httponly=True, samesite="Strict")
 
 

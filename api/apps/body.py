@@ -1,6 +1,6 @@
 """Reading requests the way the wire contract does: body classes V, T and R (README section 7), paging (section 8).
 
-The parser is strict: depth at most 1,024, no NaN, no lone surrogates, numbers that fit a double; everything else
+The parser is strict: depth at most `DEEPEST`, no NaN, no lone surrogates, numbers that fit a double; everything else
 counts as malformed.
 """
 
@@ -16,6 +16,8 @@ BAD_REQUEST = "<BadRequest '400: Bad Request'>"
 NULL_HAS_NO_GET = "AttributeError(\"'NoneType' object has no attribute 'get'\")"
 NULL_NOT_ITERABLE = "TypeError(\"argument of type 'NoneType' is not iterable\")"
 MALFORMED = "Malformed JSON syntax: Missing commas/brackets or invalid encoding"
+DEEPEST = 100
+"""Levels of objects and lists in a body: what we write back must not be deeper than our encoder goes."""
 LARGEST = 2**31 - 1
 """Page numbers and sizes above this are cut to it: they are past every end."""
 
@@ -37,12 +39,28 @@ async def _content() -> bytes:
     return content if isinstance(content, bytes) else content.encode()
 
 
+def _parse(content: bytes) -> Any:
+    value = orjson.loads(content)
+    if content.count(b"[") + content.count(b"{") > DEEPEST and _depth(value) > DEEPEST:
+        raise orjson.JSONDecodeError("nested too deep", "", 0)
+    return value
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        below = [each for each in level if isinstance(each, dict | list)]
+        level = [x for each in below for x in (each.values() if isinstance(each, dict) else each)]
+    return depth
+
+
 async def tolerant() -> Any:
     """Class T: None for a body that is not JSON, `{}` for one that is malformed or empty, else its value."""
     if not request.is_json:
         return None
     try:
-        return orjson.loads(await _content())
+        return _parse(await _content())
     except orjson.JSONDecodeError:
         return {}
 
@@ -56,7 +74,7 @@ async def raw() -> Any:
     if not request.is_json:
         return None
     try:
-        return orjson.loads(await _content())
+        return _parse(await _content())
     except orjson.JSONDecodeError as error:
         raise uncaught(BAD_REQUEST) from error
 
@@ -70,7 +88,7 @@ async def validated() -> dict[str, Any]:
     if not request.is_json:
         raise bad_argument(f"Unsupported content type: Expected application/json, got {request.content_type or ''}")
     try:
-        value = orjson.loads(await _content())
+        value = _parse(await _content())
     except orjson.JSONDecodeError as error:
         raise bad_argument(MALFORMED) from error
     value = value or {}
@@ -152,18 +170,18 @@ def arg(name: str, default: str = "") -> str:
     return request.args.get(name) or default
 
 
-def int_arg(name: str, default: int) -> int:
-    """A query argument as the original's `int()` reads it, cut to +-`LARGEST`.
+def int_arg(name: str, default: int, *, limit: int = LARGEST) -> int:
+    """A query argument as the original's `int()` reads it, cut to +-`limit`.
 
     Raises:
         Refused: 100 with the repr of the ValueError.
     """
     text = request.args.get(name)
-    return default if text is None else whole_number(text)
+    return default if text is None else whole_number(text, limit=limit)
 
 
-def whole_number(value: Any) -> int:
-    """`int(value)`, cut to +-`LARGEST`.
+def whole_number(value: Any, *, limit: int = LARGEST) -> int:
+    """`int(value)`, cut to +-`limit`.
 
     Raises:
         Refused: 100 with the repr of what `int` raised.
@@ -172,7 +190,7 @@ def whole_number(value: Any) -> int:
         number = int(value)
     except (ValueError, TypeError, OverflowError) as error:
         raise uncaught(repr(error)) from error
-    return max(-LARGEST, min(LARGEST, number))
+    return max(-limit, min(limit, number))
 
 
 def number(value: Any) -> float:

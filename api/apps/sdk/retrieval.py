@@ -1,0 +1,116 @@
+"""`POST /api/v1/retrieval` (chunks.md section 6): the order of checks, codes and texts are the contract's."""
+
+from typing import Any
+
+from quart import Blueprint, Response
+
+from api.apps.auth import api_key_required
+from api.apps.body import number, tolerant_object, whole_number
+from api.apps.context import services
+from api.apps.envelope import Refused, sdk_result, uncaught
+from api.apps.openapi import describe
+from api.apps.sdk.chunk_wire import document_counts, found_chunk
+from api.apps.sdk.doc_models import Retrieval
+from api.apps.sdk.metadata import matching_documents
+from api.db.services.highlight import highlighter
+from api.db.services.records import DatasetRecord, RetrievalRequest
+from api.errors import DATA_ERROR
+from rag.core.errors import NotFound
+from rag.core.types import Principal
+
+bp = Blueprint("retrieval", __name__, url_prefix="/api/v1")
+_MOST_CANDIDATES = 1024
+
+
+@bp.post("/retrieval")
+@api_key_required
+@describe(request=Retrieval, tag="retrieval")
+async def retrieve(principal: Principal, /) -> Response:
+    """Search datasets; the best chunks first."""
+    body = await tolerant_object()
+    dataset_ids = await _datasets(principal, body)
+    if "question" not in body:
+        raise Refused(DATA_ERROR, "`question` is required.")
+    page, size = whole_number(body.get("page", 1)), whole_number(body.get("page_size", 30))
+    document_ids = await _documents(principal, body, dataset_ids)
+    request = _request(body, dataset_ids, document_ids, page=page, size=size)
+    if not request.question.strip():
+        return sdk_result({"total": 0, "chunks": [], "doc_aggs": {}})
+    try:
+        found = await services().retrieval.retrieve(principal, request)
+    except NotFound as error:
+        raise Refused(DATA_ERROR, "No chunk found! Check the chunk status please!") from error
+    mark = highlighter(request.question) if request.highlight else None
+    chunks = [found_chunk(hit) | ({"highlight": mark(hit.chunk.content)} if mark else {}) for hit in found.hits]
+    return sdk_result({"total": found.total, "chunks": chunks, "doc_aggs": document_counts(found.hits)})
+
+
+async def _datasets(principal: Principal, body: dict[str, Any]) -> tuple[str, ...]:
+    ids = body.get("dataset_ids")
+    if not ids:
+        raise Refused(DATA_ERROR, "`dataset_ids` is required.")
+    if not isinstance(ids, list):
+        raise Refused(DATA_ERROR, "`dataset_ids` should be a list")
+    records: list[DatasetRecord] = []
+    for dataset_id in dict.fromkeys(str(each) for each in ids):
+        try:
+            records.append(await services().knowledgebases.get(principal, dataset_id))
+        except NotFound as error:
+            raise Refused(DATA_ERROR, f"You don't own the dataset {dataset_id}.") from error
+    if len({record.embedding_model.split("@")[0] for record in records}) > 1:
+        raise Refused(DATA_ERROR, 'Datasets use different embedding models."')
+    return tuple(record.id for record in records)
+
+
+async def _documents(principal: Principal, body: dict[str, Any], dataset_ids: tuple[str, ...]) -> tuple[str, ...]:
+    ids = body.get("document_ids", [])
+    if not isinstance(ids, list):
+        raise Refused(DATA_ERROR, "`documents` should be a list")
+    for document_id in ids:
+        try:
+            record = await services().documents.find(principal, str(document_id))
+        except NotFound as error:
+            raise _not_in(document_id) from error
+        if record.dataset_id not in dataset_ids:
+            raise _not_in(document_id)
+    if ids:
+        return tuple(str(each) for each in ids)
+    return await matching_documents(principal, dataset_ids, body.get("metadata_condition"))
+
+
+def _not_in(document_id: Any) -> Refused:
+    return Refused(DATA_ERROR, f"The datasets don't own the document {document_id}")
+
+
+def _request(
+    body: dict[str, Any], dataset_ids: tuple[str, ...], document_ids: tuple[str, ...], *, page: int, size: int
+) -> RetrievalRequest:
+    threshold = number(body.get("similarity_threshold", 0.2))
+    weight = number(body.get("vector_similarity_weight", 0.3))
+    top_k = whole_number(body.get("top_k", 1024))
+    if body.get("rerank_id"):
+        error = LookupError(f"Model({_model_and_provider(str(body['rerank_id']))}) not authorized")
+        raise uncaught(repr(error))
+    if top_k <= 0:
+        raise uncaught("ValueError('[knn] k must be greater than 0')")
+    if size == 0:
+        raise uncaught("ZeroDivisionError('integer division or modulo by zero')")
+    if page < 0 or size < 0:
+        raise uncaught("1064")
+    question = body["question"]
+    return RetrievalRequest(
+        question="" if question is None else str(question),
+        dataset_ids=dataset_ids,
+        document_ids=document_ids,
+        page=max(page, 1),
+        page_size=size,
+        similarity_threshold=threshold,
+        vector_similarity_weight=weight,
+        top_k=min(top_k, _MOST_CANDIDATES),
+        highlight=str(body.get("highlight", True)) not in ("False", "false") or isinstance(body.get("highlight"), bool),
+    )
+
+
+def _model_and_provider(name: str) -> str:
+    model, _, provider = name.partition("@")
+    return f"{model}@{provider or None}"
