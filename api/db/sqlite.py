@@ -33,12 +33,15 @@ class SqliteDialect:
 
     def make(self) -> peewee.Database:
         """The peewee database, not connected."""
-        return peewee.SqliteDatabase(
+        database = peewee.SqliteDatabase(
             str(self._path),
             pragmas={"synchronous": _FULL, "foreign_keys": 0, "cache_size": -16000, "temp_store": 2},
             timeout=self._busy_timeout_s,
             autoconnect=False,
         )
+        # SQLite's own LOWER knows ASCII only; MySQL's knows Unicode.
+        database.register_function(_lower, "LOWER", 1)
+        return database
 
     def open(self) -> None:
         """Turn WAL on (it stays in the file) and keep one idle connection.
@@ -104,3 +107,7 @@ class SqliteDialect:
         if "malformed" in text or "not a database" in text:
             return StoreError(f"The rows file {str(self._path)!r} is damaged ({text}). Restore it from a backup.")
         return StoreError(f"The rows could not be read or written: {text}")
+
+
+def _lower(text: str | None) -> str | None:
+    return None if text is None else str(text).casefold()

@@ -1,12 +1,19 @@
 """Files: uploaded documents, addressed by content. The same bytes are stored once."""
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Protocol
 
+from rag.core.errors import InvalidInput
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
 
 def key_of(sha256: str) -> str:
-    """The key of the content with this hash (64 lower-case hex digits)."""
+    """The key of the content with this hash (64 lower-case hex digits, else InvalidInput)."""
+    if not _SHA256.fullmatch(sha256):
+        raise InvalidInput(f"{sha256!r} is not a sha256 in hex.")
     return f"{sha256[:2]}/{sha256}"
 
 

@@ -6,7 +6,7 @@ from api.db.services.file_types import method_is_fixed
 from api.db.services.names import check_file_name_length, clean_file_name, extension
 from api.db.services.parse_requests import clear
 from api.db.services.parser_configs import DOCUMENT_METHODS, deep_merge, default_parser_config
-from api.db.tables import Chunk, Dataset, Document
+from api.db.tables import Chunk, Dataset, Document, Outbox
 from rag.core.errors import Conflict, InvalidInput, Unsupported
 
 _CHANGEABLE = frozenset(("name", "meta_fields", "parser_config", "chunk_method", "enabled"))
@@ -26,8 +26,7 @@ def apply_changes(dataset: Dataset, row: Document, changes: dict[str, Any], now:
     if "chunk_method" in changes:
         _change_method(dataset, row, changes["chunk_method"], keep_config="parser_config" in changes, now=now)
     if "enabled" in changes:
-        row.enabled = bool(changes["enabled"])
-        Chunk.update(available=row.enabled).where(Chunk.document_id == row.id).execute()
+        _switch(dataset, row, bool(changes["enabled"]), now)
     row.update_time = now
     row.save()
 
@@ -46,6 +45,19 @@ def _rename(dataset: Dataset, row: Document, name: str) -> None:
         raise Conflict(f"The dataset has another document named {cleaned!r}.", field="name")
     row.name = cleaned
     row.suffix = extension(cleaned)
+
+
+def _switch(dataset: Dataset, row: Document, enabled: bool, now: int) -> None:
+    """Switch the document and all its chunks on or off.
+
+    Searches leave a switched-off document out by its version. Its index entries may say so too, if it was ingested
+    while it was off: switching on has them written again.
+    """
+    if enabled and not row.enabled and row.live_version:
+        payload = {"document_id": row.id, "available": True}
+        Outbox.create(place=dataset.place, action="availability", payload=payload, create_time=now)
+    row.enabled = enabled
+    Chunk.update(available=enabled).where(Chunk.document_id == row.id).execute()
 
 
 def _change_method(dataset: Dataset, row: Document, method: str, *, keep_config: bool, now: int) -> None:

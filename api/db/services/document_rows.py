@@ -1,8 +1,11 @@
 """Document rows as records, and the queries that pick them. For use inside `Database.run`."""
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
+
+import peewee
 
 from api.db.services.names import clean_label
 from api.db.services.owned import in_groups
@@ -51,7 +54,8 @@ def matching(dataset: Dataset, query: DocumentQuery) -> Any:
     if query.name:
         found = found.where(Document.name == query.name)
     if query.keywords:
-        found = found.where(Document.name.contains(clean_label(query.keywords)))
+        words = unicodedata.normalize("NFC", clean_label(query.keywords)).casefold()
+        found = found.where(peewee.fn.LOWER(Document.name).contains(words))
     if query.suffixes:
         found = found.where(Document.suffix.in_(query.suffixes))
     if query.runs:

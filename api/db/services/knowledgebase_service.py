@@ -80,7 +80,7 @@ class KnowledgebaseService:
         """
         wanted = _usable_name(name)
         model = embedding_model or await self._default_model(principal)
-        dim = self._models.dim_of(model)
+        dim = self._dim_of(model)
 
         def write() -> DatasetRecord:
             now = now_ms(self._clock)
@@ -207,7 +207,13 @@ class KnowledgebaseService:
 
         if not await self._db.run(read):
             return 0
-        return self._models.dim_of(changes["embedding_model"])
+        return self._dim_of(changes["embedding_model"])
+
+    def _dim_of(self, model: str) -> int:
+        try:
+            return self._models.dim_of(model)
+        except NotFound as error:
+            raise InvalidInput(error.message, field="embedding_model") from error
 
 
 def _usable_name(name: str) -> str:
