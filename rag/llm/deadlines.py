@@ -27,7 +27,9 @@ class Watch:
         self._deadlines = deadlines
         self._model = model
         self._loop = asyncio.get_running_loop()
-        self._end = self._loop.time() + deadlines.answer_s
+        now = self._loop.time()
+        self._end = now + deadlines.answer_s
+        self._first_end = now + deadlines.first_token_s
         self.started = False
 
     async def next(self, source: AsyncIterator[T]) -> T:
@@ -45,9 +47,8 @@ class Watch:
 
     def limit(self) -> asyncio.Timeout:
         """A timeout for the next wait; turn its TimeoutError into `late()`."""
-        now = self._loop.time()
-        wait = self._deadlines.next_token_s if self.started else self._deadlines.first_token_s
-        return asyncio.timeout_at(min(now + wait, self._end))
+        next_end = self._loop.time() + self._deadlines.next_token_s if self.started else self._first_end
+        return asyncio.timeout_at(min(next_end, self._end))
 
     def late(self) -> ModelTimeout:
         """The error that says which deadline passed."""

@@ -1,0 +1,49 @@
+"""Server-sent events, read from bytes as they arrive."""
+
+from rag.core.errors import ModelBadOutput
+
+MAX_EVENT_BYTES = 16 << 20
+
+
+class EventParser:
+    """Collects the `data:` of each event. Lines end with LF or CRLF; other fields and comments are skipped."""
+
+    def __init__(self) -> None:
+        self._tail: list[bytes] = []
+        self._tail_bytes = 0
+        self._data: list[bytes] = []
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The data of every event that `chunk` completes.
+
+        Raises:
+            ModelBadOutput: an event is longer than `MAX_EVENT_BYTES`.
+        """
+        if b"\n" not in chunk:
+            # Kept apart until a line is whole: joining each time would be quadratic for a long one.
+            self._tail.append(chunk)
+            self._tail_bytes += len(chunk)
+            if self._tail_bytes > MAX_EVENT_BYTES:
+                raise ModelBadOutput("The model's server sent a line without an end; is the address right?")
+            return []
+        if self._tail:
+            chunk = b"".join((*self._tail, chunk))
+        *lines, rest = chunk.split(b"\n")
+        self._tail, self._tail_bytes = ([rest] if rest else []), len(rest)
+        return self._take(lines)
+
+    def finish(self) -> list[bytes]:
+        """The data of an event that the end of the stream left open."""
+        lines, self._tail, self._tail_bytes = [b"".join(self._tail)], [], 0
+        return self._take([*lines, b""])
+
+    def _take(self, lines: list[bytes]) -> list[bytes]:
+        events: list[bytes] = []
+        for raw in lines:
+            line = raw[:-1] if raw.endswith(b"\r") else raw
+            if line.startswith(b"data:"):
+                self._data.append(line[6:] if line[5:6] == b" " else line[5:])
+            elif not line and self._data:
+                events.append(b"\n".join(self._data) if len(self._data) > 1 else self._data[0])
+                self._data = []
+        return events

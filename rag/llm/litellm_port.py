@@ -1,0 +1,157 @@
+"""The one file that imports LiteLLM: its set-up, one streaming call, and all its exceptions.
+
+Its import takes 2 to 4 s and 150 MB, so `load()` runs in a thread before the process says it is ready, and only
+where a configured provider needs it.
+"""
+
+import os
+import threading
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rag.core.errors import ModelBadOutput, ModelError, ModelOverloaded, ModelRefused, ModelTimeout
+from rag.llm.endpoint import Endpoint
+from rag.llm.upstream_errors import seconds
+
+_lock = threading.Lock()
+_library: Any = None
+
+_SWITCHES = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # Else the import fetches the price map, with retries.
+    "LITELLM_MODE": "PRODUCTION",  # Else it reads `.env` into the environment.
+}
+
+TRANSLATIONS: tuple[tuple[str, type[ModelError]], ...] = (
+    ("Timeout", ModelTimeout),
+    ("RateLimitError", ModelOverloaded),
+    ("MidStreamFallbackError", ModelOverloaded),
+    ("ServiceUnavailableError", ModelOverloaded),
+    ("BadGatewayError", ModelOverloaded),
+    ("InternalServerError", ModelOverloaded),
+    ("JSONSchemaValidationError", ModelBadOutput),
+    ("APIResponseValidationError", ModelBadOutput),
+    ("APIConnectionError", ModelOverloaded),
+    ("AuthenticationError", ModelRefused),
+    ("PermissionDeniedError", ModelRefused),
+    ("NotFoundError", ModelRefused),
+    ("UnprocessableEntityError", ModelRefused),
+    ("BadRequestError", ModelRefused),
+    ("InvalidRequestError", ModelRefused),
+    ("ModelNotMappedError", ModelRefused),
+    ("BudgetExceededError", ModelRefused),
+    ("GuardrailRaisedException", ModelRefused),
+    ("BlockedPiiEntityError", ModelRefused),
+    ("ModifyResponseException", ModelRefused),
+    ("SensitiveDataRouteException", ModelRefused),
+    ("APIError", ModelOverloaded),
+    ("OpenAIError", ModelRefused),
+)
+"""Exception of `litellm.exceptions` to ours, the most specific first; a subclass goes with its base."""
+
+
+def load() -> Any:
+    """LiteLLM, imported and set up. Blocking: 2 to 4 s the first time."""
+    global _library
+    with _lock:
+        if _library is None:
+            for name, value in _SWITCHES.items():
+                os.environ.setdefault(name, value)  # noqa: TID251  # LiteLLM is configured in no other way.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                import litellm  # Imported here, see the module's docstring.
+                import litellm.exceptions  # noqa: F401
+
+            litellm.telemetry = False
+            litellm.suppress_debug_info = True
+            litellm.drop_params = True
+            _library = litellm
+        return _library
+
+
+async def open_stream(
+    endpoint: Endpoint, messages: list[dict[str, str]], fields: dict[str, Any], *, timeout_s: float
+) -> Any:
+    """LiteLLM's stream of a reply; iterate it with `pieces`, and close it with `close`."""
+    return await load().acompletion(
+        model=f"{endpoint.litellm_prefix}/{endpoint.model}",
+        messages=messages,
+        stream=True,
+        stream_options={"include_usage": True},
+        api_base=endpoint.base_url,
+        api_key=endpoint.api_key.get_secret_value(),
+        timeout=timeout_s,
+        # One retry loop in all, ours: without these each layer of the library has its own.
+        max_retries=0,
+        num_retries=0,
+        **fields,
+    )
+
+
+async def pieces(stream: Any) -> AsyncIterator[dict[str, Any]]:
+    """The stream's chunks in the form of OpenAI's chat completions."""
+    async for chunk in stream:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Its models do not fit their own schema.
+            yield chunk.model_dump(exclude_none=True)
+
+
+def was_cut_off(stream: Any) -> bool:
+    """Whether the provider gave no finish reason: the library then makes up `stop`."""
+    return getattr(stream, "received_finish_reason", "stop") is None
+
+
+async def close(stream: Any) -> None:
+    """End the provider's request; leaving the iteration alone keeps it running."""
+    closing = getattr(stream, "aclose", None)
+    if closing is not None:
+        await closing()
+
+
+async def close_clients() -> None:
+    """Close the library's pooled connections, on the loop that used them."""
+    if _library is not None:
+        await _library.close_litellm_async_clients()
+
+
+def translation_of(error: BaseException) -> type[ModelError] | None:
+    """Our class for one of LiteLLM's exceptions; None if it is not one."""
+    if _library is None:
+        return None
+    exceptions = _library.exceptions
+    for name, ours in TRANSLATIONS:
+        theirs = getattr(exceptions, name, None)
+        if isinstance(theirs, type) and isinstance(error, theirs):
+            return ours
+    return None
+
+
+@contextmanager
+def translated(model: str, *, secret: str = "") -> Iterator[None]:
+    """Raise LiteLLM's exceptions as ours, with status and Retry-After as facts."""
+    try:
+        yield
+    except Exception as error:  # All of LiteLLM's classes; every other error goes on unchanged.
+        ours = translation_of(error)
+        if ours is None:
+            raise
+        raise _translate(error, ours, model=model, secret=secret) from error
+
+
+def _translate(error: Any, ours: type[ModelError], *, model: str, secret: str) -> ModelError:
+    response = getattr(error, "response", None)
+    headers = getattr(error, "litellm_response_headers", None) or getattr(response, "headers", None) or {}
+    facts: dict[str, Any] = {"model": model}
+    status = getattr(error, "status_code", None)
+    if isinstance(status, int):
+        facts["status"] = status
+    retry_after_s = seconds(headers.get("retry-after"))
+    if retry_after_s is not None:
+        facts["retry_after_s"] = retry_after_s
+    if "insufficient_quota" in str(error):
+        ours = ModelRefused
+    reason = str(getattr(error, "message", "") or error)[:400]
+    if secret:
+        reason = reason.replace(secret, "***")
+    return ours(f"{model!r}: the call failed. The provider says: {reason}", **facts)

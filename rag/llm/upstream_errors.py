@@ -1,0 +1,79 @@
+"""What a provider's error means: HTTP status and body to our errors, in one table."""
+
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import orjson
+
+from rag.core.clock import Clock, SystemClock
+from rag.core.errors import ModelError, ModelOverloaded, ModelRefused, ModelTimeout
+
+_MAX_REASON_CHARS = 400
+_NO_QUOTA = ("insufficient_quota", "billing_hard_limit_reached")
+_WHAT_TO_DO = {
+    400: "The provider did not take the request",
+    401: "The provider refused the key; check it in the settings",
+    402: "The provider asks for payment; check the account",
+    403: "The provider refused the key; check what it may do",
+    404: "The provider knows no such model or address; check both in the settings",
+    413: "The request is too long for the model; ask for less",
+    422: "The provider did not take the request",
+    429: "The provider limits the rate of calls; try again later",
+}
+
+
+def error_for(status: int, body: bytes, *, model: str, retry_after: str | None = None, secret: str = "") -> ModelError:
+    """The error of a reply that is not 200. `secret` never shows in its message."""
+    detail: Any = None
+    try:
+        detail = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        detail = body.decode("utf-8", "replace") if not body.lstrip().startswith(b"<") else ""
+    if isinstance(detail, dict):
+        detail = detail.get("error", detail)
+    return _error(status, detail, model=model, retry_after_s=seconds(retry_after), secret=secret)
+
+
+def error_in_stream(detail: Any, *, model: str, secret: str = "") -> ModelError:
+    """The error that a provider sent as a piece of its stream; its code may be a status."""
+    code = detail.get("code") if isinstance(detail, dict) else None
+    status = code if isinstance(code, int) else int(code) if isinstance(code, str) and code.isdigit() else 500
+    return _error(status, detail, model=model, retry_after_s=None, secret=secret)
+
+
+def seconds(retry_after: str | None, clock: Clock | None = None) -> float | None:
+    """Seconds that a Retry-After header asks for: a number, or an HTTP date."""
+    if not retry_after:
+        return None
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        then = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    return max(0.0, (then - (clock or SystemClock()).now()).total_seconds())
+
+
+def _error(status: int, detail: Any, *, model: str, retry_after_s: float | None, secret: str) -> ModelError:
+    reason, code = _reason(detail)
+    if secret:
+        reason = reason.replace(secret, "***")
+    what = _WHAT_TO_DO.get(status, "The provider has trouble; try again later" if status >= 500 else "The call failed")
+    message = f"{model!r}: {what} (status {status})." + (f" It says: {reason}" if reason else "")
+    facts: dict[str, Any] = {"model": model, "status": status}
+    if retry_after_s is not None:
+        facts["retry_after_s"] = retry_after_s
+    if status == 408:
+        return ModelTimeout(message, **facts)
+    if status >= 500 or (status == 429 and code not in _NO_QUOTA):
+        return ModelOverloaded(message, **facts)
+    return ModelRefused(message, **facts)
+
+
+def _reason(detail: Any) -> tuple[str, str]:
+    if isinstance(detail, dict):
+        message = detail.get("message") or detail.get("detail") or ""
+        return str(message)[:_MAX_REASON_CHARS], str(detail.get("code") or detail.get("type") or "")
+    return (detail if isinstance(detail, str) else "")[:_MAX_REASON_CHARS].strip(), ""
