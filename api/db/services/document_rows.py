@@ -51,6 +51,8 @@ def matching(dataset: Dataset, query: DocumentQuery) -> Any:
     found = Document.select().where(Document.dataset_id == dataset.id)
     if query.id:
         found = found.where(Document.id == query.id)
+    if query.ids:
+        found = found.where(Document.id.in_(query.ids))
     if query.name:
         found = found.where(Document.name == query.name)
     if query.keywords:
