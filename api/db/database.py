@@ -17,7 +17,7 @@ from api.db.sqlite import SqliteDialect
 from api.db.tables import database_proxy
 from rag.core import blocking
 from rag.core.blocking import Lane
-from rag.core.errors import RagError
+from rag.core.errors import InvalidInput, RagError
 
 T = TypeVar("T")
 
@@ -82,6 +82,7 @@ class Database:
         Raises:
             StoreUnavailable: the rows cannot be reached in time (retryable).
             StoreError: anything else that the engine reports, a write inside `fn` included.
+            InvalidInput: a value that no row can hold: half a surrogate pair, a number of more than 64 bits.
         """
         return await blocking.run_in(Lane.ROWS, self.run_blocking, fn)
 
@@ -128,3 +129,5 @@ class Database:
             yield
         except self._dialect.errors as error:
             raise self._dialect.translate(error) from error
+        except (UnicodeEncodeError, OverflowError) as error:
+            raise InvalidInput(f"A text or a number cannot be kept or looked up: {error}.") from error

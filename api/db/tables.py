@@ -20,6 +20,8 @@ from peewee import (
     TextField,
 )
 
+from rag.core.errors import InvalidInput
+
 database_proxy = DatabaseProxy()
 """Bound once per process by `database.Database.open`."""
 
@@ -34,7 +36,12 @@ class JsonField(LongTextField):
     """A JSON value, kept as text."""
 
     def db_value(self, value: Any) -> str | None:
-        return None if value is None else orjson.dumps(value).decode()
+        if value is None:
+            return None
+        try:
+            return orjson.dumps(value).decode()
+        except orjson.JSONEncodeError as error:
+            raise InvalidInput(f"A value cannot be kept as JSON: {error}.") from error
 
     def python_value(self, value: Any) -> Any:
         return None if value is None else orjson.loads(value)

@@ -117,7 +117,7 @@ class KnowledgebaseService:
             if id:
                 query = query.where(Dataset.id == id)
             if name:
-                query = query.where(Dataset.name_norm == normalise(name))
+                query = query.where(Dataset.name_norm == normalise(clean_label(name)))
             rows, total = page_of(query, Dataset, DatasetRecord, page)
             return [_record(row) for row in rows], total
 
@@ -224,7 +224,7 @@ def _usable_name(name: str) -> str:
 
 
 def _named(principal: Principal, name: str) -> Any:
-    return (Dataset.tenant_id == principal.tenant_id) & (Dataset.name_norm == normalise(name))
+    return (Dataset.tenant_id == principal.tenant_id) & (Dataset.name_norm == normalise(clean_label(name)))
 
 
 def _name_taken(principal: Principal, name: str) -> bool:
