@@ -30,11 +30,11 @@ def decode(data: bytes) -> str:
     Raises:
         IngestError: the bytes are not text.
     """
+    # The sample goes first, so that a large file of something else costs nothing.
+    if len(data) > _SAMPLE:
+        _check(_decode(data[:_SAMPLE]))
     text = _decode(data)
-    sample = text[:_SAMPLE]
-    controls = sum(1 for c in sample if (c < " " and c not in "\t\n\r\f\v\x1b") or c == "\ufffd")
-    if controls > max(2, len(sample) * _BINARY_SHARE):
-        raise IngestError("The file does not hold text, although its name says so; upload it with its right extension.")
+    _check(text)
     return text.replace("\r\n", "\n").replace("\r", "\n").replace("\x00", "")
 
 
@@ -43,6 +43,13 @@ def recode(data: bytes) -> bytes:
     text = decode(data)
     head = _DECLARED_TEXT.sub(r"\g<1>\g<2>utf-8", text[:4096])
     return (head + text[4096:]).encode("utf-8", "replace")
+
+
+def _check(text: str) -> None:
+    sample = text[:_SAMPLE]
+    strange = sum(1 for c in sample if (c < " " and c not in "\t\n\r\f\v\x1b") or c == "\ufffd")
+    if strange > max(2, len(sample) * _BINARY_SHARE):
+        raise IngestError("The file does not hold text, although its name says so; upload it with its right extension.")
 
 
 def _decode(data: bytes) -> str:

@@ -10,6 +10,10 @@ from rag.parse.kinds import KINDS, FileKind
 
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _ENCRYPTED_PACKAGE = "EncryptedPackage".encode("utf-16-le")
+_WORD_BLOCK = b"\xec\xa5"
+# Source: [MS-PPT] 2.3.2, headerToken of an encrypted presentation; [MS-XLS] 2.4.117, FilePass after the first record.
+_ENCRYPTED_SLIDES = b"\xdf\xc4\xd1\xf3"
+_ENCRYPTED_SHEET = re.compile(rb"\x09\x08\x10\x00.{16}(?:\x86\x00\x00\x00)?\x2f\x00", re.S)
 _ZIPPED = frozenset(
     [
         "docx",
@@ -48,7 +52,7 @@ BROKEN = (
     "The {name} file is damaged or incomplete and cannot be read; "
     "open it in its own program, save it anew and upload that."
 )
-NOT_WHAT_IT_SAYS = "The file is not a {name} file, although its name says so; upload it with its right extension."
+NOT_WHAT_IT_SAYS = "The file is not a valid {name} file, although its name says so; upload it with its right extension."
 TOO_LARGE = "The file unpacks to more than a parser may hold, or is nested too deeply; upload it in smaller parts."
 TOO_SLOW = "The file took longer to read than allowed; split it into smaller files."
 NO_MEMORY = "The file needs more memory to read than allowed; split it into smaller files."
@@ -57,7 +61,10 @@ _PATTERNS: tuple[tuple[re.Pattern[str], type[RagError], str], ...] = (
     (re.compile(r"password|encrypt|decrypt|protected", re.I), IngestError, PROTECTED),
     (re.compile(r"timed? ?out|deadline", re.I), ParserLimit, TOO_SLOW),
     (
-        re.compile(r"security|limit|too (large|many|deep)|zip bomb|compression ratio|exceed|entity|nesting", re.I),
+        re.compile(
+            r"security|bomb|compression ratio|(content|file|archive|document) too large|too (many|deep)|exceeds? (the )?(max|limit)|nesting",
+            re.I,
+        ),
         ParserLimit,
         TOO_LARGE,
     ),
@@ -120,14 +127,33 @@ def check_start(data: bytes, kind: FileKind) -> FileKind:
             return _as(kind, _OLD.get(extension))
         if not data.startswith(b"PK"):
             raise IngestError(NOT_WHAT_IT_SAYS.format(name=name))
-    if extension in _OLD_OFFICE and not data.startswith(_OLE):
+    if extension in _OLD_OFFICE:
+        return _check_old_office(data, kind)
+    return kind
+
+
+def _check_old_office(data: bytes, kind: FileKind) -> FileKind:
+    if data.startswith(_OLE):
+        if _encrypted_word(data) or _ENCRYPTED_SLIDES in data or _ENCRYPTED_SHEET.search(data):
+            raise IngestError(PROTECTED)
+    else:
         if data.startswith(b"PK"):
-            return _as(kind, _MODERN.get(extension))
+            return _as(kind, _MODERN.get(kind.extension))
         if data[:200].lstrip().lower().startswith((b"<html", b"<!doctype html")):
             return _as(kind, "html")
         if data.startswith(b"{\\rtf"):
             return _as(kind, "rtf")
     return kind
+
+
+def _encrypted_word(data: bytes) -> bool:
+    """The flag fEncrypted of a Word file's information block, which begins a sector. Source: [MS-DOC] 2.5.2."""
+    at = data.find(_WORD_BLOCK)
+    while at >= 0:
+        if at % 512 == 0:
+            return bool(data[at + 11 : at + 12] and data[at + 11] & 1)
+        at = data.find(_WORD_BLOCK, at + 1)
+    return False
 
 
 def _as(kind: FileKind, extension: str | None) -> FileKind:

@@ -111,8 +111,14 @@ def _document(found: Any, data: bytes, kind: FileKind) -> ParsedDocument:
         pages=pages,
         title=" ".join((found.metadata.title or "").split())[:300],
         media_type=kind.media_type,
-        warnings=tuple(dict.fromkeys(warning.message[:300] for warning in found.processing_warnings))[:20],
+        warnings=_warnings(found),
     )
+
+
+def _warnings(found: Any) -> tuple[str, ...]:
+    """What the library left out; its remarks on its own checks are not for readers."""
+    messages = (warning.message[:300] for warning in found.processing_warnings if "issue #" not in warning.message)
+    return tuple(dict.fromkeys(messages))[:20]
 
 
 def _page_count(metadata: Any, elements: list[Element]) -> int:
