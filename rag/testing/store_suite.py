@@ -318,7 +318,7 @@ class StoreSuite:
         assert len((await store.search(PLACE, ask("word", vector=unit(1.0)))).candidates) == 40
 
     async def test_searches_go_on_beside_writes(self, store: SearchStore) -> None:
-        await store.upsert(PLACE, [entry("fixed", "fixed")])
+        await store.upsert(PLACE, [entry("fixed", "fixed", version_id="live")])
 
         async def write() -> None:
             for i in range(10):
@@ -332,6 +332,7 @@ class StoreSuite:
             found = await store.search(PLACE, ask("fixed", vector=unit(1.0), limit=512))
             assert ids(found, found.lexical) == ["fixed"]
             assert len(set(ids(found))) == len(found.candidates)
+            await asyncio.sleep(0)
         await writing
         assert (await store.optimise(PLACE)).entries == 101
 
