@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from quart import request
-from werkzeug.wrappers import Response as AnyResponse
+from werkzeug.sansio.response import Response as AnyResponse
 
 from api.apps.context import services, web_state
 from api.apps.envelope import Refused

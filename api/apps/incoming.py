@@ -5,6 +5,7 @@ and it measures what is buffered, not what was sent.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Generator
 from typing import Any
 
@@ -13,6 +14,8 @@ from quart.wrappers.request import Body, Request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 BUFFER_BYTES = 1 << 20
+DISCARD_BYTES = 2 << 30
+DISCARD_IDLE_S = 5.0
 LIMIT_MARK = "parley_upload"
 
 
@@ -25,9 +28,16 @@ class MeasuredBody(Body):
         self._limit = max_content_length
         self._received = 0
         self._whole = False
+        self._discarding = False
+        self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
         self._check()
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the client has sent all of it, or is gone."""
+        return self._arrived.is_set()
 
     def limit(self, size_bytes: int) -> None:
         """Allow at most `size_bytes`, announced or received."""
@@ -48,6 +58,8 @@ class MeasuredBody(Body):
 
     def append(self, data: bytes) -> None:
         self._received += len(data)
+        if self._discarding:
+            return
         self._check()
         super().append(data)
         if len(self._data) >= BUFFER_BYTES and not self._whole:
@@ -56,6 +68,28 @@ class MeasuredBody(Body):
     def set_complete(self) -> None:
         super().set_complete()
         self._room.set()
+
+    def end(self) -> None:
+        """The client has sent all of it, or is gone."""
+        self._arrived.set()
+        self.set_complete()
+
+    async def discard(self) -> None:
+        """Take in and forget what is still to come, so that a client that writes before it reads sees the reply.
+
+        Gives up on clients that send nothing for a while, and on endless bodies.
+        """
+        self._discarding = True
+        self._data.clear()
+        self._room.set()
+        while not self._arrived.is_set() and self._received < DISCARD_BYTES:
+            before = self._received
+            try:
+                async with asyncio.timeout(DISCARD_IDLE_S):
+                    await self._arrived.wait()
+            except TimeoutError:
+                if self._received == before:
+                    return
 
     async def __anext__(self) -> bytes:
         data = await super().__anext__()
@@ -73,17 +107,35 @@ class IncomingRequest(Request):
 
 
 class PacedConnection(ASGIHTTPConnection):
-    """Reads from the socket only while the body has room."""
+    """Reads from the socket only while the body has room, and never leaves the sender standing."""
+
+    _body: MeasuredBody | None = None
+
+    async def __call__(self, receive: Any, send: Any) -> None:
+        await super().__call__(receive, send)
+        if self._body is not None and not self._body.arrived:
+            # The server's reader may wait for room in its queue to us; an empty one lets it see the end.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DISCARD_IDLE_S):
+                    while (await receive())["type"] != "http.disconnect":
+                        pass
 
     async def handle_messages(self, request: Request, receive: Any) -> None:
         body = request.body
+        assert isinstance(body, MeasuredBody)
+        self._body = body
         while True:
-            if isinstance(body, MeasuredBody):
-                await body.wait_for_room()
+            await body.wait_for_room()
             message = await receive()
             if message["type"] == "http.request":
                 body.append(message.get("body", b""))
                 if not message.get("more_body", False):
-                    body.set_complete()
+                    body.end()
             elif message["type"] == "http.disconnect":
+                body.end()
                 return
+
+    async def _send_response(self, send: Any, response: Any) -> None:
+        if self._body is not None and not self._body.arrived:
+            await self._body.discard()
+        await super()._send_response(send, response)

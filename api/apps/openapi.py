@@ -6,7 +6,6 @@ names set without it.
 """
 
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -16,6 +15,7 @@ from api.apps.auth import AUTH_MARK, public
 from api.apps.envelope import json_response
 from rag.core import blocking
 from rag.core.blocking import Lane
+from rag.core.resources import project_version
 
 F = TypeVar("F", bound=Callable[..., Any])
 _REQUEST, _QUERY, _TAGS = "parley_request", "parley_query", "parley_tags"
@@ -75,7 +75,7 @@ def build(app: Quart) -> dict[str, Any]:
     app.config.setdefault("QUART_SCHEMA_CONVERSION_PREFERENCE", "pydantic")
     extension = QuartSchema(
         openapi_path=None,
-        info={"title": "Parley", "version": version("parley")},
+        info={"title": "Parley", "version": project_version()},
         conversion_preference="pydantic",
         security_schemes={
             "api_key": HttpSecurityScheme(scheme="bearer"),

@@ -1,7 +1,6 @@
 """`/v1/system` (web.md section 2), and what operators ask: `/healthz`, `/readyz`, `/metrics`."""
 
 from collections.abc import Awaitable, Callable
-from importlib.metadata import version
 from typing import Any
 
 from quart import Blueprint, Response
@@ -12,6 +11,7 @@ from api.apps.envelope import http_date, json_response, json_result
 from api.apps.openapi import describe
 from api.db.services.records import NewToken, TokenRecord
 from rag.core.errors import RagError
+from rag.core.resources import project_version
 from rag.core.types import Principal
 
 bp = Blueprint("system", __name__)
@@ -86,7 +86,7 @@ async def config() -> Response:
 @describe(tag="system")
 async def show_version(principal: Principal) -> Response:
     """The version of this server."""
-    return json_result(f"v{version('parley')}")
+    return json_result(f"v{project_version()}")
 
 
 @bp.post("/v1/system/new_token")

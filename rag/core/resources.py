@@ -1,5 +1,7 @@
 """Where the files that come with the package lie: `conf/` beside the packages in a checkout, `rag/_conf` in a wheel."""
 
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 _RAG = Path(__file__).resolve().parent.parent
@@ -14,3 +16,12 @@ def conf_path(name: str) -> Path:
 def asset_path(name: str) -> Path:
     """The path of `rag/assets/<name>`."""
     return _RAG / "assets" / name
+
+
+def project_version() -> str:
+    """The version of this project: the installed one, else that of the checkout."""
+    try:
+        return metadata.version("parley")
+    except metadata.PackageNotFoundError:
+        project = tomllib.loads((_RAG.parent / "pyproject.toml").read_text("utf-8"))["project"]
+        return str(project["version"])
