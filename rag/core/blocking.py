@@ -28,6 +28,7 @@ class Lane(Enum):
     FILES = ("files", 4)
     MODEL = ("model", 4)
     PARSE = ("parse", 8)
+    TEXT = ("text", 2)
 
 
 _pools: dict[Lane, ThreadPoolExecutor] = {}

@@ -1,0 +1,250 @@
+"""Chat assistants: which datasets they answer from, with which model, prompt and search settings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Literal, Protocol
+
+from api.db.database import Database
+from api.db.services.assistant_defaults import COLUMNS, LLM, PROMPT
+from api.db.services.names import clean_label, normalise
+from api.db.services.owned import in_groups, split_duplicates
+from api.db.services.owned_chats import DELETED, live_chats, own_chat
+from api.db.services.records import BatchResult, DatasetRecord, DialogRecord, Page
+from api.db.services.row_pages import page_of
+from api.db.tables import Dialog, Tenant
+from rag.core.clock import Clock, now_ms
+from rag.core.errors import Conflict, InvalidInput, LimitExceeded, NotFound
+from rag.core.ids import new_id
+from rag.core.types import Principal
+
+LONGEST_NAME = 255
+_FIELDS = frozenset((*COLUMNS, "name", "llm_id", "llm_setting", "prompt_config", "dataset_ids"))
+
+Records = list[DialogRecord]
+
+
+class Datasets(Protocol):
+    """What chats need of `KnowledgebaseService`."""
+
+    async def get(self, principal: Principal, dataset_id: str) -> DatasetRecord: ...
+
+
+class ChatModels(Protocol):
+    """What chats need of `ModelCatalogue`."""
+
+    def exists(self, name: str, kind: Literal["chat", "embedding"]) -> bool: ...
+    def default_chat(self) -> str: ...
+
+
+class AssistantService:
+    """Every method loads by (principal, id); what is not the principal's, or was deleted, is NotFound.
+
+    Fields are those of `DialogRecord`. Errors carry the fact `field`: which one cannot be used.
+    """
+
+    def __init__(self, db: Database, clock: Clock, knowledgebases: Datasets, models: ChatModels) -> None:
+        self._db = db
+        self._clock = clock
+        self._datasets = knowledgebases
+        self._models = models
+
+    async def create(self, principal: Principal, fields: Mapping[str, Any]) -> DialogRecord:
+        """Make a chat. Fields left out get their defaults; so does each key of `prompt_config`.
+
+        A sent `llm_setting` is kept exactly. Without `llm_id` the tenant's chat model is used, or the server's.
+
+        Raises:
+            NotFound: kind `dataset`: one is not the principal's.
+            Conflict: field `dataset_ids` (no chunks; fact `id`), `embedding_model` (they differ) or `name` (taken).
+            InvalidInput: an unknown field or model, no name, or a mandatory variable the prompt has no slot for
+                (field `parameters`, fact `key`).
+            LimitExceeded: field `name`: more than 255 characters.
+        """
+        _check_known(fields)
+        given = {key: value for key, value in fields.items() if value is not None}
+        dataset_ids = await self._checked_datasets(principal, given.get("dataset_ids", ()))
+        model = self._checked_model(given.get("llm_id") or await self._default_model(principal))
+        name = _checked_name(given.get("name", ""))
+        prompt = _with_defaults(given.get("prompt_config") or {})
+        check_variables(prompt)
+        columns = {key: given.get(key, default) for key, default in COLUMNS.items()}
+
+        def write() -> DialogRecord:
+            _check_free(principal, name)
+            now = now_ms(self._clock)
+            row = Dialog.create(
+                id=new_id(),
+                tenant_id=principal.tenant_id,
+                name=name,
+                live_name=normalise(name),
+                llm_id=model,
+                llm_setting=given.get("llm_setting", dict(LLM)),
+                prompt_config=prompt,
+                dataset_ids=dataset_ids,
+                create_time=now,
+                update_time=now,
+                **columns,
+            )
+            return _record(row)
+
+        return await self._db.write(write)
+
+    async def update(self, principal: Principal, dialog_id: str, changes: Mapping[str, Any]) -> DialogRecord:
+        """Store `changes` (final values; what is not named stays) and return the chat.
+
+        Raises:
+            NotFound: no such chat, or kind `dataset`.
+            Conflict, InvalidInput, LimitExceeded: as `create`.
+        """
+        await self.get(principal, dialog_id)
+        _check_known(changes)
+        changed = {key: value for key, value in changes.items() if value is not None}
+        if "dataset_ids" in changed:
+            changed["dataset_ids"] = await self._checked_datasets(principal, changed["dataset_ids"])
+        if "llm_id" in changed:
+            self._checked_model(changed["llm_id"])
+        if "name" in changed:
+            changed["name"] = _checked_name(changed["name"])
+        if "prompt_config" in changed:
+            check_variables(changed["prompt_config"])
+
+        def write() -> DialogRecord:
+            row = own_chat(principal, dialog_id)
+            if "name" in changed and normalise(changed["name"]) != row.live_name:
+                _check_free(principal, changed["name"])
+                row.live_name = normalise(changed["name"])
+            for key, value in changed.items():
+                setattr(row, key, value)
+            row.update_time = now_ms(self._clock)
+            row.save(only=[*row.dirty_fields, Dialog.update_time])
+            return _record(row)
+
+        return await self._db.write(write)
+
+    async def list(self, principal: Principal, page: Page, *, id: str = "", name: str = "") -> Records:
+        """The principal's chats on `page`; `id` and `name` (compared normalised) narrow them.
+
+        Raises:
+            InvalidInput: `page.order_by` is no field of a chat (fact `field` is `orderby`).
+        """
+
+        def read() -> Records:
+            query = Dialog.select().where(live_chats(principal))
+            if id:
+                query = query.where(Dialog.id == id)
+            if name:
+                query = query.where(Dialog.live_name == normalise(name))
+            rows, _ = page_of(query, Dialog, DialogRecord, page)
+            return [_record(row) for row in rows]
+
+        return await self._db.run(read)
+
+    async def get(self, principal: Principal, dialog_id: str) -> DialogRecord:
+        """The principal's chat, or NotFound of kind `chat`."""
+        return await self._db.run(lambda: _record(own_chat(principal, dialog_id)))
+
+    async def by_name(self, principal: Principal, name: str) -> DialogRecord:
+        """The principal's chat of that name (compared normalised), or NotFound of kind `chat`."""
+        found = await self.list(principal, Page(size=1), name=name) if name else []
+        if not found:
+            raise NotFound("chat", name)
+        return found[0]
+
+    async def delete(self, principal: Principal, ids: Sequence[str] | None) -> BatchResult:
+        """Delete chats; None means all of the principal's. Their sessions stay stored, out of reach.
+
+        Unknown ids are reported and do not keep the others from being deleted.
+        """
+        wanted, duplicates = split_duplicates(ids or ())
+
+        def write() -> list[str]:
+            found = [
+                row.id for row in Dialog.select(Dialog.id).where(live_chats(principal)).order_by(Dialog.create_time)
+            ]
+            mine = frozenset(found)
+            done = found if ids is None else [each for each in wanted if each in mine]
+            now = now_ms(self._clock)
+            for group in in_groups(done):
+                changed = Dialog.update(status=DELETED, live_name=None, update_time=now)
+                changed.where(live_chats(principal) & Dialog.id.in_(group)).execute()
+            return done
+
+        done = await self._db.write(write)
+        unknown = tuple(each for each in wanted if each not in frozenset(done))
+        return BatchResult(done=tuple(done), unknown=unknown, duplicates=duplicates)
+
+    async def _checked_datasets(self, principal: Principal, dataset_ids: Sequence[str]) -> tuple[str, ...]:
+        models: set[str] = set()
+        for dataset_id in dataset_ids:
+            dataset = await self._datasets.get(principal, dataset_id)
+            if dataset.chunk_count == 0:
+                raise Conflict(f"The dataset {dataset_id!r} has no chunks yet.", field="dataset_ids", id=dataset_id)
+            models.add(dataset.embedding_model)
+        if len(models) > 1:
+            raise Conflict("The datasets use different embedding models.", field="embedding_model")
+        return tuple(dataset_ids)
+
+    def _checked_model(self, name: Any) -> str:
+        if not isinstance(name, str) or not self._models.exists(name, "chat"):
+            raise InvalidInput(f"There is no chat model {name!r}.", field="llm_id")
+        return name
+
+    async def _default_model(self, principal: Principal) -> str:
+        """The tenant's chat model while it can be used, else the server's."""
+
+        def read() -> str:
+            tenant = Tenant.get_or_none(Tenant.id == principal.tenant_id)
+            return "" if tenant is None else str(tenant.llm_id)
+
+        own = await self._db.run(read)
+        return own if own and self._models.exists(own, "chat") else self._models.default_chat()
+
+
+def check_variables(prompt: Mapping[str, Any]) -> None:
+    """Refuse a mandatory variable that the system text has no slot for.
+
+    Raises:
+        InvalidInput: field `parameters`; fact `key` names the variable.
+    """
+    system = str(prompt.get("system") or "")
+    for variable in prompt.get("parameters") or ():
+        if not isinstance(variable, Mapping) or "key" not in variable or "optional" not in variable:
+            raise InvalidInput("A variable needs the keys 'key' and 'optional'.", field="parameters", key="")
+        key = str(variable["key"])
+        if not variable["optional"] and f"{{{key}}}" not in system:
+            raise InvalidInput(f"The variable {key!r} is not used in the prompt.", field="parameters", key=key)
+
+
+def _with_defaults(prompt: Mapping[str, Any]) -> dict[str, Any]:
+    filled = {**PROMPT, **prompt}
+    filled["system"] = filled["system"] or PROMPT["system"]
+    return filled
+
+
+def _check_known(given: Mapping[str, Any]) -> None:
+    unknown = sorted(given.keys() - _FIELDS)
+    if unknown:
+        raise InvalidInput(f"A chat has no field {unknown[0]!r} that can be set.", field=unknown[0])
+
+
+def _checked_name(name: Any) -> str:
+    cleaned = clean_label(name) if isinstance(name, str) else ""
+    if not cleaned:
+        raise InvalidInput("A chat needs a name.", field="name")
+    if len(cleaned) > LONGEST_NAME:
+        raise LimitExceeded(f"A name has at most {LONGEST_NAME} characters.", field="name", limit=LONGEST_NAME)
+    return cleaned
+
+
+def _check_free(principal: Principal, name: str) -> None:
+    taken = Dialog.select(Dialog.id).where(
+        (Dialog.tenant_id == principal.tenant_id) & (Dialog.live_name == normalise(name))
+    )
+    if taken.exists():
+        raise Conflict(f"A chat {name!r} already exists.", field="name")
+
+
+def _record(row: Dialog) -> DialogRecord:
+    values = {each.name: getattr(row, each.name) for each in fields(DialogRecord)}
+    values["dataset_ids"] = tuple(values["dataset_ids"] or ())
+    return DialogRecord(**values)

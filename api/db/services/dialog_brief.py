@@ -1,0 +1,151 @@
+"""What one answer is to be made from: the chat's settings and the call's own, resolved and checked once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from api.db.services.records import DialogRecord
+from rag.core.errors import InvalidInput
+from rag.llm.base import Sampling
+
+KNOWLEDGE = "knowledge"
+_BLANK = " "
+_ASK_CHUNKS = 12
+_ASK_THRESHOLD = 0.1
+_ASK_WEIGHT = 0.3
+_ASK_CANDIDATES = 1024
+_NUMBERS = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AskOptions:
+    """What a single call may set.
+
+    `dataset_ids` come in addition to the chat's; `variables` are the values of the prompt's variables; `sampling`
+    goes over the chat's settings where it says something.
+    """
+
+    quote: bool = True
+    document_ids: tuple[str, ...] = ()
+    dataset_ids: tuple[str, ...] = ()
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Sampling | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Brief:
+    """One answer's settings.
+
+    `system` is the system text with its slots still open, `values` fills them. `dataset_ids` are searched unless
+    empty; those in `must_exist` are an error if they are gone, the others are left out then.
+    """
+
+    model: str
+    system: str
+    values: Mapping[str, str]
+    empty_response: str
+    quote: bool
+    refine: bool
+    dataset_ids: tuple[str, ...]
+    must_exist: frozenset[str]
+    document_ids: tuple[str, ...]
+    similarity_threshold: float
+    vector_similarity_weight: float
+    top_n: int
+    top_k: int
+    sampling: Sampling
+    dialog_id: str | None = None
+
+
+def brief_of_dialog(dialog: DialogRecord, options: AskOptions) -> Brief:
+    """The settings of a chat for one call.
+
+    Raises:
+        InvalidInput: a mandatory variable has no value; fact `field` names it.
+    """
+    config = dialog.prompt_config
+    parameters = _parameters(config)
+    has_knowledge = any(key == KNOWLEDGE for key, _ in parameters)
+    attached = tuple(dict.fromkeys((*dialog.dataset_ids, *options.dataset_ids)))
+    return Brief(
+        model=dialog.llm_id,
+        system=str(config.get("system") or ""),
+        values=_values(parameters, options.variables),
+        empty_response=str(config.get("empty_response") or ""),
+        quote=options.quote and bool(config.get("quote", True)) and dialog.do_refer != "0",
+        refine=bool(config.get("refine_multiturn", True)),
+        dataset_ids=attached if has_knowledge else (),
+        must_exist=frozenset(options.dataset_ids),
+        document_ids=options.document_ids,
+        similarity_threshold=dialog.similarity_threshold,
+        vector_similarity_weight=dialog.vector_similarity_weight,
+        top_n=dialog.top_n,
+        top_k=dialog.top_k,
+        sampling=_merge(sampling_of(dialog.llm_setting), options.sampling),
+        dialog_id=dialog.id or None,
+    )
+
+
+def brief_of_ask(dataset_ids: Sequence[str], options: AskOptions, *, model: str, system: str) -> Brief:
+    """The settings of a question to datasets without a chat."""
+    wanted = tuple(dict.fromkeys((*dataset_ids, *options.dataset_ids)))
+    return Brief(
+        model=model,
+        system=system,
+        values={key: str(value) for key, value in options.variables.items() if key != KNOWLEDGE},
+        empty_response="",
+        quote=options.quote,
+        refine=True,
+        dataset_ids=wanted,
+        must_exist=frozenset(wanted),
+        document_ids=options.document_ids,
+        similarity_threshold=_ASK_THRESHOLD,
+        vector_similarity_weight=_ASK_WEIGHT,
+        top_n=_ASK_CHUNKS,
+        top_k=_ASK_CANDIDATES,
+        sampling=options.sampling or Sampling(temperature=0.1),
+    )
+
+
+def sampling_of(setting: Mapping[str, Any]) -> Sampling:
+    """The numbers of a chat's model settings; what is no number counts as not set."""
+    numbers = {key: _number(setting.get(key)) for key in (*_NUMBERS, "max_tokens")}
+    most = numbers["max_tokens"]
+    return Sampling(
+        temperature=numbers["temperature"],
+        top_p=numbers["top_p"],
+        presence_penalty=numbers["presence_penalty"],
+        frequency_penalty=numbers["frequency_penalty"],
+        max_tokens=int(most) if most is not None and most >= 1 else None,
+    )
+
+
+def _merge(base: Sampling, over: Sampling | None) -> Sampling:
+    if over is None:
+        return base
+    names = [each.name for each in fields(Sampling)]
+    chosen = {name: getattr(over, name) for name in names}
+    return Sampling(**{name: getattr(base, name) if chosen[name] in (None, ()) else chosen[name] for name in names})
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _parameters(config: Mapping[str, Any]) -> list[tuple[str, bool]]:
+    """The prompt's variables as (key, optional); what is malformed is left out."""
+    listed = config.get("parameters")
+    items = [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+    return [(str(each["key"]), bool(each.get("optional"))) for each in items if "key" in each]
+
+
+def _values(parameters: Sequence[tuple[str, bool]], given: Mapping[str, Any]) -> dict[str, str]:
+    values = {key: str(value) for key, value in given.items()}
+    for key, optional in parameters:
+        if key == KNOWLEDGE or key in values:
+            continue
+        if not optional:
+            raise InvalidInput(f"Miss parameter: {key}", field=key)
+        values[key] = _BLANK
+    values.pop(KNOWLEDGE, None)
+    return values

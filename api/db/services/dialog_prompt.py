@@ -1,0 +1,152 @@
+"""The prompt of one answer, within the model's budget: system text, numbered sources, history, question.
+
+What is fixed comes first (system text, question), then sources, best first and whole, then as much of the history
+as is left; a quarter of the room is kept for a history that needs it. Sources are numbered here, once.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from api.db.services.dialog_brief import KNOWLEDGE
+from rag.core.types import ChunkText, CitedChunk, Hit, Reference, Turn
+from rag.llm.base import ModelInfo, Sampling
+from rag.nlp import budget
+from rag.nlp.budget import TURN_TOKENS, Count
+from rag.nlp.citation import count_documents
+from rag.prompts.loader import Prompts, fill, has_slot
+
+_HISTORY_SHARE = 4
+_LEAST_CUT_TOKENS = 32
+_TAG = re.compile(r"<(?=\s*/?\s*source\b)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Material:
+    """What the prompt is made of. `question` is the one that was searched for, the last of `turns` the one asked."""
+
+    system: str
+    values: Mapping[str, str]
+    turns: Sequence[Turn]
+    question: str
+    hits: Sequence[Hit]
+    total: int
+    quote: bool
+    sampling: Sampling
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedPrompt:
+    """`passages[n]` and `reference.chunks[n]` are source n; `shown` is the debug view."""
+
+    turns: tuple[Turn, ...]
+    reference: Reference
+    passages: tuple[ChunkText, ...]
+    sampling: Sampling
+    shown: str
+
+
+def prepare(material: Material, *, prompts: Prompts, info: ModelInfo, count: Count) -> PreparedPrompt:
+    """Put the prompt together; it never counts more tokens than the model's context leaves beside the reply."""
+    sampling = material.sampling
+    reply = budget.reply_tokens(info.context_tokens, sampling.max_tokens, info.max_output_tokens)
+    room = budget.prompt_room(info.context_tokens, reply)
+    system_without = _system(material, prompts, "")
+    asked = budget.cut_turn(material.turns[-1], max(room // 2, room - count(system_without) - TURN_TOKENS), count)
+    left = room - budget.turn_cost(asked, count) - TURN_TOKENS
+    sources_room = left - count(system_without)
+    history = budget.from_first_user(material.turns[:-1])
+    needed = _at_most(history, sources_room // _HISTORY_SHARE, count)
+    texts, placed = _place(material.hits, sources_room - needed, prompts, count)
+    system = budget.cut_text(_system(material, prompts, _knowledge(prompts, texts)), left, count)
+    kept = budget.fit_history(history, left - count(system), count)
+    turns = (*([Turn(role="system", content=system)] if system.strip() else []), *kept, asked)
+    free = info.context_tokens - sum(budget.turn_cost(turn, count) for turn in turns)
+    if sampling.max_tokens is not None:
+        sampling = replace(sampling, max_tokens=max(1, min(sampling.max_tokens, free)))
+    return PreparedPrompt(
+        turns=turns,
+        reference=_reference(placed, material.total),
+        passages=tuple(hit.chunk for hit in placed),
+        sampling=sampling,
+        shown=f"{system}\n\n### Question\n{material.question}",
+    )
+
+
+def _system(material: Material, prompts: Prompts, knowledge: str) -> str:
+    text = material.system
+    if material.hits and not has_slot(text, KNOWLEDGE):
+        text = f"{text}\n\n{{{KNOWLEDGE}}}"
+    filled = fill(text, {**material.values, KNOWLEDGE: knowledge})
+    if material.quote and material.hits:
+        filled = f"{filled}\n\n{prompts['citation'].text}"
+    return filled.strip()
+
+
+def _knowledge(prompts: Prompts, sources: Sequence[str]) -> str:
+    return prompts["knowledge"].render(sources="\n\n".join(sources)) if sources else ""
+
+
+def _at_most(history: Sequence[Turn], limit: int, count: Count) -> int:
+    """Tokens the history needs, at most `limit`."""
+    needed = 0
+    for turn in reversed(history):
+        if needed >= limit:
+            break
+        needed += budget.turn_cost(replace(turn, content=turn.content[: max(0, limit) * 16]), count)
+    return max(0, min(needed, limit))
+
+
+def _place(hits: Sequence[Hit], room: int, prompts: Prompts, count: Count) -> tuple[list[str], list[Hit]]:
+    """The sources that fit, numbered from 0 in rank order. If not even one does, the best is cut to fit."""
+    if not hits:
+        return [], []
+    room -= count(_knowledge(prompts, [""]))
+    # A number may take a token more than it did while counting: two are added for it and the blank line.
+    costs = [count(_source(number, hit.chunk)) + 2 for number, hit in enumerate(hits)]
+    taken = [hits[index] for index in budget.place_whole(costs, room)]
+    if taken:
+        return [_source(number, hit.chunk) for number, hit in enumerate(taken)], taken
+    if room < _LEAST_CUT_TOKENS:
+        return [], []
+    best = hits[0].chunk
+    frame = count(_source(0, replace(best, content=""))) + 2
+    cut = replace(best, content=budget.cut_text(best.content, room - frame, count))
+    return ([_source(0, cut)], [hits[0]]) if cut.content else ([], [])
+
+
+def _source(number: int, chunk: ChunkText) -> str:
+    """A source as the model reads it. Its text cannot end its own fence or begin another."""
+    lines = [f"<source id={number}>", f"Title: {_one_line(chunk.document_name)}"]
+    if chunk.positions:
+        lines.append(f"Page: {chunk.positions[0].page}")
+    if chunk.heading_path:
+        lines.append(f"Section: {_one_line(' > '.join(chunk.heading_path))}")
+    return "\n".join([*lines, "Content:", _TAG.sub("‹", chunk.content), "</source>"])
+
+
+def _one_line(text: str) -> str:
+    return _TAG.sub("‹", " ".join(text.split()))
+
+
+def _reference(placed: Sequence[Hit], total: int) -> Reference:
+    chunks = tuple(_cited(index, hit) for index, hit in enumerate(placed))
+    return Reference(total=total if chunks else 0, chunks=chunks, documents=count_documents(chunks, frozenset()))
+
+
+def _cited(index: int, hit: Hit) -> CitedChunk:
+    chunk = hit.chunk
+    return CitedChunk(
+        index=index,
+        chunk_id=chunk.chunk_id,
+        document_id=chunk.document_id,
+        document_name=chunk.document_name,
+        dataset_id=chunk.dataset_id,
+        content=chunk.content,
+        positions=chunk.positions,
+        similarity=hit.similarity,
+        vector_similarity=hit.vector_similarity,
+        term_similarity=hit.term_similarity,
+        image_id=chunk.image_id,
+        kind=chunk.kind,
+    )

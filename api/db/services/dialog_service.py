@@ -1,0 +1,340 @@
+"""From a question to a cited answer, as a stream of typed events.
+
+Each step is a small function between the model's bundle and the events: refine the question, search, put the
+prompt together, answer, cite. Nothing is kept between calls; who asks and for what travels as arguments.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import structlog
+
+from api.db.services.dialog_brief import AskOptions, Brief, brief_of_ask, brief_of_dialog
+from api.db.services.dialog_prompt import Material, PreparedPrompt, prepare
+from api.db.services.llm_service import LLMBundle, ModelCatalogue
+from api.db.services.records import DialogRecord, RetrievalRequest
+from rag.core.blocking import Lane, run_in
+from rag.core.clock import Clock
+from rag.core.errors import InvalidInput, ModelBadOutput, ModelError, NotFound, RagError
+from rag.core.events import (
+    Cited,
+    DialogEvent,
+    Done,
+    Failed,
+    Reasoning,
+    RetrievalFinished,
+    RetrievalStarted,
+    Started,
+    Token,
+    Usage,
+)
+from rag.core.types import Principal, Reference, Retrieved, TokenUsage, Turn
+from rag.llm import retry
+from rag.llm.base import ChatRequest, Delta, Grounding, Sampling
+from rag.nlp import citation
+from rag.prompts.generator import full_question
+from rag.prompts.loader import Prompts
+
+__all__ = ["AskOptions", "DialogService", "Sampling"]
+
+log = structlog.get_logger()
+
+_REFINED_USER_TURNS = 3
+_REFINE_S = 15.0
+_LONGEST_SEARCH_CHARS = 8000
+_LONG_TEXT_CHARS = 40_000
+"""Texts above this are counted and split in a thread; below, a thread costs more than it saves."""
+
+
+class Retrieval(Protocol):
+    """What answers need of `RetrievalService`."""
+
+    async def retrieve(self, principal: Principal, request: RetrievalRequest) -> Retrieved: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Call:
+    """Who asks, for which message, and the turns without system ones; the last is the question."""
+
+    principal: Principal
+    turns: tuple[Turn, ...]
+    message_id: str
+    session_id: str
+
+    @property
+    def question(self) -> str:
+        return self.turns[-1].content
+
+
+@dataclass(slots=True)
+class _Said:
+    """What the model has said so far."""
+
+    parts: list[str] = field(default_factory=list)
+    usage: TokenUsage | None = None
+    finish: str | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
+
+    def note(self, delta: Delta) -> None:
+        """Keep what comes beside the text."""
+        self.usage = delta.usage or self.usage
+        self.finish = delta.finish or self.finish
+
+
+class DialogService:
+    """Answers questions. Used by stored sessions, and by calls that keep nothing."""
+
+    def __init__(self, retrieval: Retrieval, models: ModelCatalogue, prompts: Prompts, clock: Clock) -> None:
+        self._retrieval = retrieval
+        self._models = models
+        self._prompts = prompts
+        self._clock = clock
+
+    async def chat(
+        self,
+        principal: Principal,
+        dialog: DialogRecord,
+        turns: tuple[Turn, ...],
+        *,
+        options: AskOptions | None = None,
+        message_id: str = "",
+        session_id: str = "",
+    ) -> AsyncGenerator[DialogEvent, None]:
+        """Answer the last turn, a user's, with the settings of a chat assistant.
+
+        Ends with exactly one `Done` or `Failed`; errors of the engine become `Failed` with the text so far.
+        Closing the generator ends the model's request. System turns are left out: the chat has its own.
+        """
+        options = options or AskOptions()
+        spoken = tuple(turn for turn in turns if turn.role != "system")
+        yield Started(message_id=message_id, session_id=session_id)
+        try:
+            brief = brief_of_dialog(dialog, options)
+        except RagError as error:
+            yield Failed(code=error.code, message=error.message)
+            return
+        call = _Call(principal=principal, turns=spoken, message_id=message_id, session_id=session_id)
+        async with aclosing(self._answer(call, brief)) as events:
+            async for event in events:
+                yield event
+
+    async def ask(
+        self,
+        principal: Principal,
+        dataset_ids: Sequence[str],
+        turns: tuple[Turn, ...],
+        options: AskOptions | None = None,
+        *,
+        model: str = "",
+        message_id: str = "",
+    ) -> AsyncGenerator[DialogEvent, None]:
+        """Answer the last turn from datasets, without a stored chat; events as in `chat`.
+
+        Args:
+            turns: System turns are added to the prompt's own text.
+            model: The chat model; empty means the server's default.
+        """
+        options = options or AskOptions()
+        spoken = tuple(turn for turn in turns if turn.role != "system")
+        wishes = [turn.content for turn in turns if turn.role == "system"]
+        yield Started(message_id=message_id, session_id="")
+        values = {f"wish {number}": wish for number, wish in enumerate(wishes)}
+        slots = "".join(f"\n\n{{{key}}}" for key in values)
+        brief = brief_of_ask(
+            dataset_ids,
+            replace(options, variables={**options.variables, **values}),
+            model=model or self._models.default_chat(),
+            system=self._prompts["ask"].text + slots,
+        )
+        call = _Call(principal=principal, turns=spoken, message_id=message_id, session_id="")
+        async with aclosing(self._answer(call, brief)) as events:
+            async for event in events:
+                yield event
+
+    async def _answer(self, call: _Call, brief: Brief) -> AsyncGenerator[DialogEvent, None]:
+        said = _Said()
+        try:
+            if not call.turns or call.turns[-1].role != "user":
+                raise InvalidInput("The last message must be the user's.", field="messages")
+            async with aclosing(self._steps(call, brief, said)) as events:
+                async for event in events:
+                    yield event
+        except RagError as error:
+            log.info("answer_failed", message=call.message_id, code=error.code)
+            yield Failed(code=error.code, message=error.message, answer=said.text)
+
+    async def _steps(self, call: _Call, brief: Brief, said: _Said) -> AsyncGenerator[DialogEvent, None]:
+        """The pipeline. A step of its own is a method; only events are made here."""
+        bundle = self._bundle(call, brief)
+        found = Retrieved(hits=(), total=0)
+        question = call.question
+        if brief.dataset_ids:
+            question = await self._refined(call, brief, bundle)
+            yield RetrievalStarted(question=question)
+            found = await self._retrieve(call.principal, brief, question)
+        prompt = await self._prepared(call, brief, bundle, question, found)
+        if brief.dataset_ids:
+            yield RetrievalFinished(reference=prompt.reference, timings_ms=found.timings_ms)
+        if brief.dataset_ids and not found.hits and brief.empty_response:
+            said.parts.append(brief.empty_response)
+            yield Token(text=brief.empty_response)
+            yield self._done(brief.empty_response, Reference(), prompt)
+            return
+        async with aclosing(self._streamed(brief, bundle, question, prompt, said)) as events:
+            async for event in events:
+                yield event
+        if not said.text.strip():
+            raise ModelBadOutput(f"The model {bundle.name!r} gave no answer. Ask again, or choose another model.")
+        answer, reference = said.text, Reference()
+        if brief.quote and prompt.reference.chunks:
+            answer, reference = await self._cited(call, brief, bundle, prompt, said.text)
+            yield Cited(answer=answer, reference=reference)
+        if said.usage is not None:
+            yield Usage(model=bundle.name, usage=said.usage)
+        yield self._done(answer, reference, prompt, truncated=said.finish in ("length", "cut_off"))
+
+    def _bundle(self, call: _Call, brief: Brief, purpose: str = "answer") -> LLMBundle:
+        try:
+            return self._models.bundle_chat(
+                brief.model,
+                tenant_id=call.principal.tenant_id,
+                purpose=purpose,
+                dialog_id=brief.dialog_id,
+                conversation_id=call.session_id or None,
+                message_id=call.message_id or None,
+            )
+        except NotFound as error:
+            raise NotFound("model", brief.model, f"Model({brief.model}) not authorized") from error
+
+    async def _refined(self, call: _Call, brief: Brief, bundle: LLMBundle) -> str:
+        """The question to search for: complete in itself where a model can make it so, else as asked."""
+        asked = call.question
+        user_turns = [index for index, turn in enumerate(call.turns) if turn.role == "user"]
+        if not brief.refine or bundle.info.local or len(user_turns) < 2 or not asked.strip():
+            return asked
+        recent = call.turns[user_turns[-_REFINED_USER_TURNS:][0] :]
+        cleaned = [replace(turn, content=citation.without_marks(turn.content)) for turn in recent]
+        try:
+            async with asyncio.timeout(_REFINE_S):
+                return await full_question(self._bundle(call, brief, "refine"), self._prompts, cleaned)
+        except (ModelError, TimeoutError) as error:
+            log.warning("refine_failed", message=call.message_id, error=type(error).__name__)
+            return asked
+
+    async def _retrieve(self, principal: Principal, brief: Brief, question: str) -> Retrieved:
+        """Search the datasets; those of the chat that were deleted since are left out."""
+        wanted = list(brief.dataset_ids)
+        while wanted and question.strip():
+            request = RetrievalRequest(
+                question=question[:_LONGEST_SEARCH_CHARS],
+                dataset_ids=tuple(wanted),
+                document_ids=brief.document_ids,
+                page_size=brief.top_n,
+                similarity_threshold=brief.similarity_threshold,
+                vector_similarity_weight=brief.vector_similarity_weight,
+                top_k=brief.top_k,
+            )
+            try:
+                return await self._retrieval.retrieve(principal, request)
+            except NotFound as error:
+                if error.kind != "dataset" or error.id not in wanted or error.id in brief.must_exist:
+                    raise
+                wanted.remove(error.id)
+        return Retrieved(hits=(), total=0)
+
+    async def _prepared(
+        self, call: _Call, brief: Brief, bundle: LLMBundle, question: str, found: Retrieved
+    ) -> PreparedPrompt:
+        material = Material(
+            system=brief.system,
+            values=brief.values,
+            turns=[
+                replace(turn, content=citation.without_marks(turn.content)) if turn.role == "assistant" else turn
+                for turn in call.turns
+                if turn.content or turn is call.turns[-1]
+            ],
+            question=question,
+            hits=found.hits,
+            total=found.total,
+            quote=brief.quote,
+            sampling=brief.sampling,
+        )
+        size = len(material.system) + sum(len(turn.content) for turn in material.turns)
+        size += sum(len(hit.chunk.content) for hit in material.hits)
+
+        def work() -> PreparedPrompt:
+            return prepare(material, prompts=self._prompts, info=bundle.info, count=bundle.count_tokens)
+
+        return await run_in(Lane.TEXT, work) if size > _LONG_TEXT_CHARS else work()
+
+    async def _streamed(
+        self, brief: Brief, bundle: LLMBundle, question: str, prompt: PreparedPrompt, said: _Said
+    ) -> AsyncGenerator[DialogEvent, None]:
+        """The model's reply. Without citations, marks are taken out as they come."""
+        grounding = None
+        if brief.dataset_ids:
+            grounding = Grounding(question=question, passages=prompt.passages, empty_response=brief.empty_response)
+        request = ChatRequest(turns=prompt.turns, sampling=prompt.sampling, grounding=grounding)
+        marks = citation.MarkFilter() if brief.dataset_ids and not brief.quote else None
+        deltas = bundle.chat_streamly(request)
+        try:
+            async for delta in deltas:
+                said.note(delta)
+                if delta.reasoning:
+                    yield Reasoning(text=delta.reasoning)
+                text = marks.feed(delta.text) if marks else delta.text
+                if text:
+                    said.parts.append(text)
+                    yield Token(text=text)
+        finally:
+            await retry.close(deltas)
+        rest = marks.rest() if marks else ""
+        if rest:
+            said.parts.append(rest)
+            yield Token(text=rest)
+
+    async def _cited(
+        self, call: _Call, brief: Brief, bundle: LLMBundle, prompt: PreparedPrompt, text: str
+    ) -> tuple[str, Reference]:
+        """The answer with its marks in order, and the reference with the documents they name."""
+        chunks = prompt.reference.chunks
+        answer = citation.repair_marks(text, len(chunks))
+        is_own_quote = bundle.info.local
+        if not citation.cited_indices(answer) and not is_own_quote and answer.strip() != brief.empty_response:
+            answer = await self._with_marks(call.principal, [chunk.content for chunk in chunks], answer)
+        return answer, citation.with_counts(prompt.reference, answer)
+
+    async def _with_marks(self, principal: Principal, passages: Sequence[str], answer: str) -> str:
+        """Put marks where sources support the answer; without the embedding model the answer stays as it is."""
+        claims = await run_in(Lane.TEXT, citation.citable_sentences, answer[:_LONG_TEXT_CHARS])
+        if not claims:
+            return answer
+        texts = [claim.text for claim in claims]
+        overlap = await run_in(Lane.TEXT, citation.word_overlap, texts, passages)
+        likely = [index for index in range(len(texts)) if overlap[index].max() > 0]
+        if not likely:
+            return answer
+        claims = [claims[index] for index in likely]
+        bundle = self._models.bundle_embed(tenant_id=principal.tenant_id, purpose="cite")
+        try:
+            vectors = (await bundle.encode([*(claim.text for claim in claims), *passages])).vectors
+        except ModelError as error:
+            log.warning("citing_failed", code=error.code)
+            return answer
+        cosines = vectors[: len(claims)] @ vectors[len(claims) :].T
+        return citation.insert_marks(answer, claims, citation.support(cosines, overlap[likely]))
+
+    def _done(self, answer: str, reference: Reference, prompt: PreparedPrompt, *, truncated: bool = False) -> Done:
+        return Done(
+            answer=answer,
+            reference=reference,
+            prompt=prompt.shown,
+            created_at=self._clock.now().timestamp(),
+            truncated=truncated,
+        )

@@ -1,0 +1,58 @@
+"""The one way to a chat assistant and to a session: by the principal and the id. Foreign and absent look the same.
+
+For use inside `Database.run` and `Database.write`.
+"""
+
+from typing import Any
+
+from api.db.tables import Conversation, Dialog, Message
+from rag.core.errors import NotFound
+from rag.core.types import Principal
+
+LIVE = "1"
+DELETED = "0"
+
+
+def live_chats(principal: Principal) -> Any:
+    """The condition for the principal's chats that are not deleted."""
+    return (Dialog.tenant_id == principal.tenant_id) & (Dialog.status == LIVE)
+
+
+def own_chat(principal: Principal, dialog_id: str) -> Dialog:
+    """The principal's chat.
+
+    Raises:
+        NotFound: kind `chat`: there is none, it was deleted, or it is another tenant's.
+    """
+    row = Dialog.get_or_none(live_chats(principal) & (Dialog.id == dialog_id))
+    if row is None:
+        raise NotFound("chat", dialog_id)
+    return row
+
+
+def own_session(principal: Principal, dialog_id: str, session_id: str) -> tuple[Dialog, Conversation]:
+    """The principal's chat and the session in it.
+
+    Raises:
+        NotFound: kind `chat` or `session`; a session of another chat is not found.
+    """
+    chat = own_chat(principal, dialog_id)
+    row = Conversation.get_or_none((Conversation.id == session_id) & (Conversation.dialog_id == chat.id))
+    if row is None:
+        raise NotFound("session", session_id)
+    return chat, row
+
+
+def own_answer(principal: Principal, dialog_id: str, session_id: str, message_id: str) -> Message:
+    """The assistant's message of that id in the session.
+
+    Raises:
+        NotFound: kind `chat`, `session` or `message`.
+    """
+    _, session = own_session(principal, dialog_id, session_id)
+    row = Message.get_or_none(
+        (Message.message_id == message_id) & (Message.conversation_id == session.id) & (Message.role == "assistant")
+    )
+    if row is None:
+        raise NotFound("message", message_id)
+    return row

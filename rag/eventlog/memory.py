@@ -1,0 +1,121 @@
+"""Running answers of one process, in memory.
+
+A stream is one growing list; a subscriber is a position in it. So a slow reader costs nothing and never holds up
+the writer, and a late one starts anywhere. Streams that have ended are forgotten after a while, or earlier when
+many of them pile up.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+
+from rag.core.clock import Clock
+from rag.core.errors import Conflict, NotFound
+from rag.core.events import TERMINAL, DialogEvent
+from rag.eventlog.base import LoggedEvent
+
+_MOST_KEPT_EVENTS = 200_000
+"""Events of ended streams that are kept at the most: some 50 MB."""
+
+
+class _Stream:
+    """The events of one answer, and the bell that rings at the next change."""
+
+    def __init__(self) -> None:
+        self.events: list[LoggedEvent] = []
+        self.ended_at: float | None = None
+        self.dropped = False
+        self.bell = asyncio.Event()
+
+    def ring(self) -> None:
+        """Wake all who wait; later waiters wait for the next change."""
+        self.bell.set()
+        self.bell = asyncio.Event()
+
+
+class MemoryEventLog:
+    """EventLog for a server of one process. Used on the loop only.
+
+    Args:
+        retention_s: Seconds the events of an ended stream stay readable.
+        most_kept_events: Events of ended streams kept together; the oldest streams go first.
+    """
+
+    def __init__(self, clock: Clock, *, retention_s: float, most_kept_events: int = _MOST_KEPT_EVENTS) -> None:
+        self._clock = clock
+        self._retention_s = retention_s
+        self._most_kept = most_kept_events
+        self._open: dict[str, _Stream] = {}
+        self._ended: OrderedDict[str, _Stream] = OrderedDict()
+        self._kept = 0
+
+    async def append(self, stream: str, event: DialogEvent) -> int:
+        """Add an event and return its id, which is 1 for the first.
+
+        Raises:
+            Conflict: the stream has ended.
+        """
+        self._sweep()
+        if stream in self._ended:
+            raise Conflict(f"The answer {stream!r} has ended.", id=stream)
+        found = self._open.setdefault(stream, _Stream())
+        event_id = len(found.events) + 1
+        found.events.append(LoggedEvent(event_id=event_id, event=event))
+        if isinstance(event, TERMINAL):
+            self._end(stream, found)
+        found.ring()
+        return event_id
+
+    async def subscribe(self, stream: str, *, after: int = 0) -> AsyncIterator[LoggedEvent]:
+        """Yield all events with an id above `after`, past ones first, and end after a terminal event.
+
+        Raises:
+            NotFound: no such stream, or it was dropped before it ended.
+        """
+        self._sweep()
+        found = self._open.get(stream) or self._ended.get(stream)
+        if found is None:
+            raise NotFound("answer", stream)
+        position = max(after, 0)
+        while True:
+            # The bell is taken before looking, so that what comes in between is not missed.
+            bell = found.bell
+            while position < len(found.events):
+                logged = found.events[position]
+                position += 1
+                yield logged
+            if found.ended_at is not None:
+                return
+            if found.dropped:
+                raise NotFound("answer", stream)
+            if bell is found.bell:
+                await bell.wait()
+
+    async def drop(self, stream: str) -> None:
+        """Forget the stream; who reads it gets what was there."""
+        found = self._open.pop(stream, None)
+        if found is not None:
+            found.dropped = True
+            found.ring()
+        elif stream in self._ended:
+            self._forget(stream)
+
+    def _end(self, stream: str, found: _Stream) -> None:
+        found.ended_at = self._clock.monotonic()
+        del self._open[stream]
+        self._ended[stream] = found
+        self._kept += len(found.events)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Forget what is too old or too much. Streams end in order, so the oldest come first."""
+        limit = self._clock.monotonic() - self._retention_s
+        while self._ended:
+            oldest, found = next(iter(self._ended.items()))
+            too_old = found.ended_at is not None and found.ended_at <= limit
+            if not too_old and (self._kept <= self._most_kept or len(self._ended) == 1):
+                return
+            self._forget(oldest)
+
+    def _forget(self, stream: str) -> None:
+        self._kept -= len(self._ended.pop(stream).events)

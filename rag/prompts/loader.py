@@ -1,0 +1,95 @@
+"""Prompts are files: `rag/prompts/<name>.md`, read and checked once.
+
+A placeholder is `{name}`, lower-case letters and underscores. Values are put in by one pass over the file's text:
+what a value holds is never looked at again, so `{question}` or `{x.__init__}` in a question or a document stays as
+it is. The same rule fills the system texts of chats (`fill`).
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rag.core.errors import InvalidInput
+
+_PLACEHOLDER = re.compile(r"\{([a-z][a-z_]*)\}")
+_SLOT = re.compile(r"\{([^{}\n]{1,128})\}")
+_FOLDER = Path(__file__).resolve().parent
+
+PLACEHOLDERS: Mapping[str, frozenset[str]] = {
+    "ask": frozenset({"knowledge"}),
+    "citation": frozenset(),
+    "full_question": frozenset({"history", "question"}),
+    "knowledge": frozenset({"sources"}),
+}
+"""Every prompt and what it takes."""
+
+
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """`text` with each `{key}` of `values` replaced, in one pass; other braces stay as they are."""
+    return _SLOT.sub(lambda slot: values.get(slot[1], slot[0]), text)
+
+
+def has_slot(text: str, key: str) -> bool:
+    """Whether `fill` would replace `key` in `text`."""
+    return any(slot[1] == key for slot in _SLOT.finditer(text))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """One prompt. `hash` is the sha256 of its file, hex: it says which wording an answer was made with."""
+
+    name: str
+    text: str
+    placeholders: frozenset[str]
+    hash: str
+
+    def render(self, **values: str) -> str:
+        """The text with its values, which must be exactly those it takes.
+
+        Raises:
+            TypeError: a value is missing or too many.
+        """
+        if values.keys() != self.placeholders:
+            raise TypeError(f"prompt {self.name!r} takes {sorted(self.placeholders)}, not {sorted(values)}")
+        return _PLACEHOLDER.sub(lambda slot: values[slot[1]], self.text)
+
+
+class Prompts:
+    """All prompts of the process, by name."""
+
+    def __init__(self, prompts: Mapping[str, Prompt]) -> None:
+        self._prompts = dict(prompts)
+
+    def __getitem__(self, name: str) -> Prompt:
+        return self._prompts[name]
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """sha256 by name."""
+        return {name: prompt.hash for name, prompt in self._prompts.items()}
+
+
+def load_prompts(folder: Path = _FOLDER, placeholders: Mapping[str, frozenset[str]] = PLACEHOLDERS) -> Prompts:
+    """Read the prompts named by `placeholders` and check each against what it takes.
+
+    Raises:
+        InvalidInput: a file is missing, unreadable, unknown, or its placeholders are not the ones it takes.
+    """
+    names = {path.stem for path in folder.glob("*.md")}
+    for name in sorted(names ^ placeholders.keys()):
+        raise InvalidInput(f"Prompt {name!r} is {'not known' if name in names else 'missing'} in {folder.name!r}.")
+    return Prompts({name: _read(folder / f"{name}.md", takes) for name, takes in placeholders.items()})
+
+
+def _read(path: Path, takes: frozenset[str]) -> Prompt:
+    content = path.read_bytes()
+    try:
+        text = content.decode().strip()
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"Prompt {path.stem!r} is not UTF-8.") from error
+    found = frozenset(slot[1] for slot in _PLACEHOLDER.finditer(text))
+    if found != takes:
+        raise InvalidInput(f"Prompt {path.stem!r} has the placeholders {sorted(found)}, not {sorted(takes)}.")
+    return Prompt(name=path.stem, text=text, placeholders=takes, hash=hashlib.sha256(content).hexdigest())
