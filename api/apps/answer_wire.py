@@ -24,6 +24,7 @@ from rag.core.events import (
 )
 
 CADENCE_TOKENS: Final = 16
+MISSING_VARIABLE: Final = "Miss parameter: "
 _BYTES_PER_TOKEN: Final = 4
 _KEY_HINT: Final = " Please set LLM API-Key in 'User Setting -> Model providers -> API-Key'"
 
@@ -52,6 +53,11 @@ def failed_text(event: Failed) -> str:
     if any(hint in shown.lower() for hint in ("invalid key", "invalid api")):
         shown += _KEY_HINT
     return shown
+
+
+def failure_text(event: Failed) -> str:
+    """What the contract says where something else failed; a missing variable stands in quotes there."""
+    return repr(event.message) if event.message.startswith(MISSING_VARIABLE) else event.message
 
 
 def is_model_failure(event: Failed) -> bool:
@@ -152,7 +158,7 @@ class AnswerFrames:
 
     def _last(self, event: Done | Failed | Stopped) -> bytes:
         if isinstance(event, Failed) and not is_model_failure(event):
-            return error_frame(event.message)
+            return error_frame(failure_text(event))
         answer = final_answer(event, self._said, self._shape)
         same = answer["answer"] == self._said.text() and self._begun
         if same and not self._shape.decorated:

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from api.apps.context import services
-from api.apps.sdk.chat_wire import DEFAULT_LLM, DEFAULT_PROMPT, DEFAULT_SEARCH
 from api.db.services.records import DatasetRecord, DialogRecord, Page
 from rag.core.types import Principal
 
@@ -29,44 +28,21 @@ async def find_model(principal: Principal, name: str) -> dict[str, Any]:
     """
     if name in services().models.embedding_models():
         return _model(name, 0)
-    return _model(name, (await dialog_of(principal, name)).create_time)
+    return _model(name, (await answering(principal, name)).create_time)
 
 
-async def dialog_of(principal: Principal, name: str) -> DialogRecord:
-    """The chat that answers for the model `name`; a dataset answers with the settings of a new chat.
+async def answering(principal: Principal, name: str) -> DialogRecord | DatasetRecord:
+    """The chat or the dataset that answers for the model `name`.
 
     Raises:
         NotFound: no such chat or dataset.
     """
     if name.startswith(DATASET):
-        dataset = await services().knowledgebases.by_name(principal, name.removeprefix(DATASET))
-        return _dialog_on(dataset, services().models.default_chat())
+        return await services().knowledgebases.by_name(principal, name.removeprefix(DATASET))
     assistants = services().assistants
     if name.startswith(CHAT):
         return await assistants.by_name(principal, name.removeprefix(CHAT))
     return await assistants.get(principal, name)
-
-
-def _dialog_on(dataset: DatasetRecord, chat_model: str) -> DialogRecord:
-    return DialogRecord(
-        id="",
-        tenant_id=dataset.tenant_id,
-        name=dataset.name,
-        description=dataset.description or "",
-        icon="",
-        language=dataset.language,
-        llm_id=chat_model,
-        llm_setting=dict(DEFAULT_LLM),
-        prompt_type="simple",
-        prompt_config=dict(DEFAULT_PROMPT),
-        meta_data_filter={},
-        do_refer="1",
-        dataset_ids=(dataset.id,),
-        status="1",
-        create_time=dataset.create_time,
-        update_time=dataset.update_time,
-        **DEFAULT_SEARCH,
-    )
 
 
 def _model(name: str, created_ms: int) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from quart import Blueprint
 
-from api.apps import page_app, system_app, user_app
-from api.apps.sdk import chunk, dataset, doc, retrieval
+from api.apps import openai_app, page_app, system_app, user_app
+from api.apps.sdk import chat, chats_openai, chunk, dataset, doc, retrieval, session
 
 BLUEPRINTS: tuple[Blueprint, ...] = (
     system_app.bp,
@@ -13,4 +13,8 @@ BLUEPRINTS: tuple[Blueprint, ...] = (
     doc.bp,
     chunk.bp,
     retrieval.bp,
+    chat.bp,
+    session.bp,
+    chats_openai.bp,
+    openai_app.bp,
 )

@@ -10,8 +10,6 @@ from api.apps.body import arg, ids_of, tolerant, tolerant_object, unknown_column
 from api.apps.context import services
 from api.apps.envelope import Refused, sdk_result, uncaught
 from api.apps.sdk.chat_wire import (
-    DEFAULT_LLM,
-    DEFAULT_SEARCH,
     chat_wire,
     check_name,
     check_variables,
@@ -30,12 +28,12 @@ from api.errors import EXCEPTION, NOT_AUTHENTICATED
 from rag.core.errors import Conflict, InvalidInput, NotFound
 from rag.core.types import Principal
 
-blueprint = Blueprint("chats", __name__)
+bp = Blueprint("chats", __name__)
 
 _RERANKERS: Final = ("BAAI/bge-reranker-v2-m3", "maidalun1020/bce-reranker-base_v1")
 
 
-@blueprint.post("/api/v1/chats")
+@bp.post("/api/v1/chats")
 @api_key_required
 async def create_chat(principal: Principal) -> Response:
     body = await tolerant_object()
@@ -50,20 +48,23 @@ async def create_chat(principal: Principal) -> Response:
         raise refused("Duplicated chat name in creating chat.")
     if "tenant_id" in body:
         raise refused("`tenant_id` must not be provided.")
-    fields |= DEFAULT_SEARCH | search_settings(prompt)
+    fields |= search_settings(prompt)
     fields["prompt_config"] = with_defaults(prompt_config(prompt))
     check_variables(fields["prompt_config"])
-    # The settings of a sent `llm` are kept exactly, without defaults for those it leaves out (a quirk).
-    fields["llm_setting"] = {k: v for k, v in llm.items() if k != "model_name"} if llm else dict(DEFAULT_LLM)
-    fields["llm_id"] = llm.get("model_name") or services().models.default_chat()
+    if llm:
+        # The settings of a sent `llm` are kept exactly, without defaults for those it leaves out (a quirk).
+        fields["llm_setting"] = {key: value for key, value in llm.items() if key != "model_name"}
+        fields["llm_id"] = llm.get("model_name")
     try:
         chat = await services().assistants.create(principal, fields)
     except Conflict as error:
         raise refused("Duplicated chat name in creating chat.") from error
+    except InvalidInput as error:
+        raise refused(_unusable(error, "`name` is required.")) from error
     return sdk_result(chat_wire(chat) | {"dataset_ids": body.get("dataset_ids", [])})
 
 
-@blueprint.put("/api/v1/chats/<chat_id>")
+@bp.put("/api/v1/chats/<chat_id>")
 @api_key_required
 async def update_chat(principal: Principal, chat_id: str) -> Response:
     try:
@@ -80,6 +81,8 @@ async def update_chat(principal: Principal, chat_id: str) -> Response:
         raise refused("Chat not found!") from error
     except Conflict as error:
         raise refused("Duplicated chat name in updating chat.") from error
+    except InvalidInput as error:
+        raise refused(_unusable(error, "`name` cannot be empty.")) from error
     return sdk_result()
 
 
@@ -106,6 +109,11 @@ async def _changes(principal: Principal, body: dict[str, Any], stored: DialogRec
             changes["llm_id"] = llm["model_name"]
         changes["llm_setting"] = stored.llm_setting | {k: v for k, v in llm.items() if k != "model_name"}
     return changes
+
+
+def _unusable(error: InvalidInput, name_text: str) -> str:
+    """What is left of a name may be nothing once control characters are taken out."""
+    return name_text if error.facts.get("field") == "name" else error.message
 
 
 async def _checked_datasets(principal: Principal, value: Any) -> list[str]:
@@ -145,7 +153,7 @@ async def _name_taken(principal: Principal, name: str) -> bool:
     return True
 
 
-@blueprint.get("/api/v1/chats")
+@bp.get("/api/v1/chats")
 @api_key_required
 async def list_chats(principal: Principal) -> Response:
     wanted_id, wanted_name = arg("id"), arg("name")
@@ -178,7 +186,7 @@ async def _datasets_of(principal: Principal, chats: Iterable[DialogRecord]) -> d
     return found
 
 
-@blueprint.delete("/api/v1/chats")
+@bp.delete("/api/v1/chats")
 @api_key_required
 async def delete_chats(principal: Principal) -> Response:
     ids = ids_of(await tolerant(), "ids")

@@ -9,42 +9,9 @@ from typing import Any, Final
 
 from api.apps.body import as_object, number, whole_number
 from api.apps.envelope import Refused, times, uncaught
+from api.db.services.assistant_defaults import PROMPT
 from api.db.services.records import DatasetRecord, DialogRecord
 from api.errors import DATA_ERROR, EXCEPTION
-
-DEFAULT_SYSTEM: Final = (
-    "You are an intelligent assistant. Please summarize the content of the knowledge base to answer the "
-    "question. Please list the data in the knowledge base and answer in detail. When all knowledge base content "
-    "is irrelevant to the question, your answer must include the sentence "
-    '"The answer you are looking for is not found in the knowledge base!" '
-    "Answers need to consider chat history.\n"
-    "      Here is the knowledge base:\n"
-    "      {knowledge}\n"
-    "      The above is the knowledge base."
-)
-DEFAULT_PROMPT: Final[dict[str, Any]] = {
-    "system": DEFAULT_SYSTEM,
-    "prologue": "Hi! I'm your assistant. What can I do for you?",
-    "parameters": [{"key": "knowledge", "optional": False}],
-    "empty_response": "Sorry! No relevant content was found in the knowledge base!",
-    "quote": True,
-    "tts": False,
-    "refine_multiturn": True,
-}
-DEFAULT_LLM: Final[dict[str, Any]] = {
-    "temperature": 0.1,
-    "top_p": 0.3,
-    "presence_penalty": 0.4,
-    "frequency_penalty": 0.7,
-    "max_tokens": 512,
-}
-DEFAULT_SEARCH: Final[dict[str, Any]] = {
-    "similarity_threshold": 0.2,
-    "vector_similarity_weight": 0.3,
-    "top_n": 6,
-    "top_k": 1024,
-    "rerank_id": "",
-}
 
 _PROMPT_NAMES: Final = {
     "prompt": "system",
@@ -116,11 +83,9 @@ def _column_value(column: str, value: Any) -> Any:
     return str(value)
 
 
-def with_defaults(prompt: dict[str, Any]) -> dict[str, Any]:
+def with_defaults(prompt: Mapping[str, Any]) -> dict[str, Any]:
     """A new chat's prompt; an empty system text counts as absent."""
-    if not prompt.get("system"):
-        prompt = {key: value for key, value in prompt.items() if key != "system"}
-    return DEFAULT_PROMPT | prompt
+    return {**PROMPT, **prompt, "system": prompt.get("system") or PROMPT["system"]}
 
 
 def check_variables(prompt: Mapping[str, Any]) -> None:

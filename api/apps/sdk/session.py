@@ -14,7 +14,7 @@ from api.apps.sdk.session_wire import session_wire
 from rag.core.errors import InvalidInput, NotFound
 from rag.core.types import Principal
 
-blueprint = Blueprint("sessions", __name__)
+bp = Blueprint("sessions", __name__)
 
 DEFAULT_NAME = "New session"
 _NULL_NOT_ASSIGNABLE = "TypeError(\"'NoneType' object does not support item assignment\")"
@@ -29,7 +29,7 @@ async def check_chat(principal: Principal, chat_id: str, text: str) -> None:
         raise refused(text) from error
 
 
-@blueprint.post("/api/v1/chats/<chat_id>/sessions")
+@bp.post("/api/v1/chats/<chat_id>/sessions")
 @api_key_required
 async def create_session(principal: Principal, chat_id: str) -> Response:
     body = await raw_object(null=_NULL_NOT_ASSIGNABLE)
@@ -43,7 +43,7 @@ async def create_session(principal: Principal, chat_id: str) -> Response:
     return sdk_result(session_wire(session, folded=False))
 
 
-@blueprint.get("/api/v1/chats/<chat_id>/sessions")
+@bp.get("/api/v1/chats/<chat_id>/sessions")
 @api_key_required
 async def list_sessions(principal: Principal, chat_id: str) -> Response:
     await check_chat(principal, chat_id, f"You don't own the assistant {chat_id}.")
@@ -57,7 +57,7 @@ async def list_sessions(principal: Principal, chat_id: str) -> Response:
     return sdk_result([session_wire(session, folded=True) for session in sessions])
 
 
-@blueprint.put("/api/v1/chats/<chat_id>/sessions/<session_id>")
+@bp.put("/api/v1/chats/<chat_id>/sessions/<session_id>")
 @api_key_required
 async def update_session(principal: Principal, chat_id: str, session_id: str) -> Response:
     body = await raw_object(null=_NULL_NOT_ASSIGNABLE)
@@ -92,7 +92,7 @@ def _changes(body: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
-@blueprint.delete("/api/v1/chats/<chat_id>/sessions")
+@bp.delete("/api/v1/chats/<chat_id>/sessions")
 @api_key_required
 async def delete_sessions(principal: Principal, chat_id: str) -> Response:
     await check_chat(principal, chat_id, "You don't own the chat")

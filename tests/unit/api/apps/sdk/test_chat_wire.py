@@ -4,7 +4,6 @@ import pytest
 
 from api.apps.envelope import Refused
 from api.apps.sdk.chat_wire import (
-    DEFAULT_PROMPT,
     chat_wire,
     check_name,
     check_variables,
@@ -16,6 +15,7 @@ from api.apps.sdk.chat_wire import (
     search_settings,
     with_defaults,
 )
+from api.db.services.assistant_defaults import PROMPT
 from api.db.services.records import DialogRecord
 
 
@@ -30,7 +30,7 @@ def chat(**changes: Any) -> DialogRecord:
         "llm_id": "m@P",
         "llm_setting": {"temperature": 0.0},
         "prompt_type": "simple",
-        "prompt_config": dict(DEFAULT_PROMPT),
+        "prompt_config": dict(PROMPT),
         "meta_data_filter": {},
         "similarity_threshold": 0.2,
         "vector_similarity_weight": 0.3,
@@ -77,7 +77,7 @@ def test_wire_names_win_over_internal_ones() -> None:
 
 def test_defaults_fill_each_missing_key_and_an_empty_prompt() -> None:
     filled = with_defaults({"system": "", "quote": False})
-    assert filled["system"] == DEFAULT_PROMPT["system"]
+    assert filled["system"] == PROMPT["system"]
     assert filled["quote"] is False
     assert filled["empty_response"].startswith("Sorry!")
 

@@ -1,0 +1,218 @@
+"""`/api/v1/chats_openai/<chat>/chat/completions`: OpenAI's shapes in the contract's words (sessions.md section 11).
+
+Usage is counted in characters and errors come with HTTP 200, as clients of the original see it; `/v1` has the
+OpenAI face that counts tokens.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from quart import Blueprint, Response
+
+from api.apps.answer_wire import AnswerFailed, AnswerShape, answer_object
+from api.apps.auth import api_key_required, marked
+from api.apps.body import required
+from api.apps.context import services
+from api.apps.envelope import json_response, uncaught
+from api.apps.sdk.lists import refused
+from api.apps.sse import arrivals, frame, stream_response
+from api.apps.wire_reference import chunk_wire
+from api.db.services.dialog_service import AskOptions
+from api.db.services.records import DialogRecord
+from rag.core.errors import NotFound, RagError
+from rag.core.events import DialogEvent, Done, Failed, Reasoning, Stopped, Token
+from rag.core.ids import new_message_id
+from rag.core.types import Principal, Reference, Turn
+
+bp = Blueprint("chats_openai", __name__)
+
+_END: Final = b"data:[DONE]\n\n"
+_NOTHING_NEW: Final[dict[str, Any]] = {
+    "content": None,
+    "role": "assistant",
+    "function_call": None,
+    "tool_calls": None,
+    "reasoning_content": None,
+}
+
+
+@bp.post("/api/v1/chats_openai/<chat_id>/chat/completions")
+@marked("api_key")
+async def complete_as_openai(chat_id: str) -> Response:
+    # The contract looks for these two before it looks at the key.
+    body = await required("model", "messages")
+    reply: Response = await _complete(chat_id, body)
+    return reply
+
+
+@api_key_required
+async def _complete(principal: Principal, chat_id: str, body: dict[str, Any]) -> Response:
+    messages = body["messages"]
+    if not messages:
+        raise refused("You have to provide messages.")
+    turns = _turns(messages)
+    if not turns or turns[-1].role != "user":
+        raise refused("The last content of this conversation is not from user.")
+    try:
+        chat = await services().assistants.get(principal, chat_id)
+    except NotFound as error:
+        raise refused(f"You don't own the chat {chat_id}") from error
+    with_sources = bool(body.get("reference", False))
+    events = services().dialogs.chat(
+        principal,
+        chat,
+        _kept(turns),
+        options=AskOptions(quote=with_sources),
+        message_id=new_message_id(),
+        session_id="",
+    )
+    call = _Call(
+        chat_id=chat_id,
+        created=int(services().clock.now().timestamp()),
+        model=str(body["model"]),
+        prompt_chars=len(turns[-1].content),
+        all_chars=sum(len(turn.content) for turn in turns),
+        with_sources=with_sources,
+    )
+    if bool(body.get("stream", True)):
+        return stream_response(_frames(events, call))
+    return json_response(await _whole(events, call, chat))
+
+
+def _turns(messages: Any) -> tuple[Turn, ...]:
+    if not isinstance(messages, list):
+        raise uncaught(repr(TypeError(f"messages must be a list, not {type(messages).__name__}")))
+    turns = []
+    for message in messages:
+        if not isinstance(message, dict):
+            raise uncaught(repr(TypeError(f"a message must be an object, not {type(message).__name__}")))
+        for key in ("role", "content"):
+            if key not in message:
+                raise uncaught(repr(KeyError(key)))
+        content = message["content"]
+        if not isinstance(content, str):
+            raise uncaught(repr(TypeError(f"content must be text, not {type(content).__name__}")))
+        if message["role"] in ("user", "assistant", "system"):
+            turns.append(Turn(role=message["role"], content=content))
+    return tuple(turns)
+
+
+def _kept(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """The history: without system messages (the chat has its own prompt) and leading answers."""
+    kept = [turn for turn in turns if turn.role != "system"]
+    while kept and kept[0].role == "assistant":
+        kept.pop(0)
+    return tuple(kept)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Call:
+    """What the frames of one call share."""
+
+    chat_id: str
+    created: int
+    model: str
+    prompt_chars: int
+    all_chars: int
+    with_sources: bool
+
+    def usage(self, answer_chars: int) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self.prompt_chars,
+            "completion_tokens": answer_chars,
+            "total_tokens": self.prompt_chars + answer_chars,
+        }
+
+    def chunk(self, delta: dict[str, Any], *, finish: str | None = None, usage: dict[str, Any] | None = None) -> bytes:
+        choice = {"delta": _NOTHING_NEW | delta, "finish_reason": finish, "index": 0, "logprobs": None}
+        return frame(
+            {
+                "id": f"chatcmpl-{self.chat_id}",
+                "choices": [choice],
+                "created": self.created,
+                "model": "model",
+                "object": "chat.completion.chunk",
+                "system_fingerprint": "",
+                "usage": usage,
+            }
+        )
+
+
+async def _frames(events: AsyncIterator[DialogEvent], call: _Call) -> AsyncIterator[bytes]:
+    frames = _Frames(call)
+    batches = arrivals(events)
+    try:
+        async for batch in batches:
+            written = frames.feed(batch)
+            if written:
+                yield written
+    except RagError as error:
+        yield frames.feed((Failed(code=error.code, message=error.message),))
+    finally:
+        await batches.aclose()
+    yield _END
+
+
+class _Frames:
+    def __init__(self, call: _Call) -> None:
+        self._call = call
+        self._shown = ""
+
+    def feed(self, batch: Sequence[DialogEvent]) -> bytes:
+        text = "".join(event.text for event in batch if isinstance(event, Token))
+        thoughts = "".join(event.text for event in batch if isinstance(event, Reasoning))
+        self._shown += text
+        written = b""
+        if text or thoughts:
+            written = self._call.chunk({"content": text or None, "reasoning_content": thoughts or None})
+        for event in batch:
+            if isinstance(event, Done | Failed | Stopped):
+                written += self._last(event)
+        return written
+
+    def _last(self, event: Done | Failed | Stopped) -> bytes:
+        missing = ""
+        if isinstance(event, Failed):
+            missing = f"**ERROR**: {event.message}"
+        elif not self._shown:
+            missing = event.answer
+        written = self._call.chunk({"content": missing}) if missing else b""
+        shown = self._shown + missing
+        delta: dict[str, Any] = {}
+        if self._call.with_sources:
+            reference = event.reference if isinstance(event, Done) else Reference()
+            delta["reference"] = [chunk_wire(chunk) for chunk in reference.chunks]
+            delta["final_content"] = event.answer if isinstance(event, Done) else shown
+        return written + self._call.chunk(delta, finish="stop", usage=self._call.usage(len(shown)))
+
+
+async def _whole(events: AsyncIterator[DialogEvent], call: _Call, chat: DialogRecord) -> dict[str, Any]:
+    shape = AnswerShape(
+        message_id=None,
+        session_id=None,
+        decorated=bool(chat.dataset_ids),
+        fixed_when_empty=False,
+        created_at=float(call.created),
+    )
+    try:
+        answer = await answer_object(events, shape)
+    except AnswerFailed as error:
+        raise uncaught(repr(LookupError(error.event.message))) from error
+    text = answer["answer"]
+    message: dict[str, Any] = {"role": "assistant", "content": text}
+    if call.with_sources:
+        message["reference"] = answer["reference"].get("chunks", [])
+    details = {
+        "reasoning_tokens": call.all_chars,
+        "accepted_prediction_tokens": len(text),
+        "rejected_prediction_tokens": 0,
+    }
+    return {
+        "id": f"chatcmpl-{call.chat_id}",
+        "object": "chat.completion",
+        "created": call.created,
+        "model": call.model,
+        "usage": call.usage(len(text)) | {"completion_tokens_details": details},
+        "choices": [{"message": message, "logprobs": None, "finish_reason": "stop", "index": 0}],
+    }
