@@ -1,0 +1,31 @@
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.contract.runner import Scene
+from tests.contract.world import World
+from tests.e2e.serving import Serving
+
+
+@pytest.fixture(scope="session")
+def contract_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A client of one server for all rows; it sends no key unless a row says so."""
+    serving = Serving(tmp_path_factory.mktemp("contract") / "data")
+    with serving.client() as client:
+        client.headers["X-Test-Key"] = client.headers.pop("Authorization")
+        yield client
+    serving.stop()
+
+
+@pytest.fixture(scope="session")
+def contract_world(contract_client: httpx.Client) -> World:
+    return World(contract_client)
+
+
+@pytest.fixture
+def run_row(contract_client: httpx.Client, contract_world: World) -> Callable[[Mapping[str, Any]], None]:
+    """Makes the requests of one row and checks the reply."""
+    contract_world.begin_row()
+    return Scene(client=contract_client, make=contract_world.make).run
