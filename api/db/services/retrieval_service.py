@@ -50,8 +50,8 @@ class RetrievalService:
         embedder = self._models.bundle_embed(model, tenant_id=principal.tenant_id)
 
         async def embed(question: str) -> Vector:
-            embedded = await embedder.encode_query(question)
-            return embedded.vectors[0]
+            vector: Vector = (await embedder.encode_query(question)).vectors[0]
+            return vector
 
         return await self._retriever.retrieve(
             Place(name=place_name, dim=embedder.dim),
