@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import peewee
+
 from api.db.database import Database
 from api.db.services.chunk_rows import text_of
 from api.db.services.document_rows import record_of
@@ -147,9 +149,10 @@ def _available_chunks(by_version: dict[str, set[str]]) -> list[Chunk]:
     """Available chunks by version and id: one indexed look-up each, few statements."""
     found: list[Chunk] = []
     for group in in_groups(by_version.items(), _VERSIONS_AT_ONCE):
-        condition = None
-        for version_id, chunk_ids in group:
-            one = (Chunk.version_id == version_id) & Chunk.chunk_id.in_(list(chunk_ids))
-            condition = one if condition is None else condition | one
-        found += [row for row in Chunk.select().where(condition) if row.available]
+        conditions = [
+            (Chunk.version_id == version_id) & Chunk.chunk_id.in_(list(chunk_ids)) for version_id, chunk_ids in group
+        ]
+        # One flat list: nested brackets of this depth are more than SQLite's parser takes.
+        any_of = peewee.NodeList(conditions, " OR ", parens=True)
+        found += [row for row in Chunk.select().where(any_of) if row.available]
     return found

@@ -1,0 +1,64 @@
+import asyncio
+
+import pytest
+
+from api.db.services.records import ModelCall
+from api.db.services.usage_service import UsageService
+from api.db.tables import Usage
+from rag.core.errors import StoreUnavailable
+from tests.unit.api.db.services.world import World
+
+
+def call(purpose: str = "answer") -> ModelCall:
+    return ModelCall(
+        tenant_id="ann",
+        model="extractive@Builtin",
+        purpose=purpose,
+        prompt_tokens=10,
+        completion_tokens=2,
+        estimated=True,
+        duration_ms=12.5,
+        first_token_ms=3.5,
+        message_id="m",
+    )
+
+
+async def test_a_call_leaves_one_row(world: World) -> None:
+    await UsageService(world.db, world.clock).record(call())
+    row = await world.db.run(lambda: Usage.get())
+    assert (row.tenant_id, row.model, row.purpose) == ("ann", "extractive@Builtin", "answer")
+    assert (row.prompt_tokens, row.completion_tokens, row.estimated) == (10, 2, True)
+    assert (row.first_token_ms, row.duration_ms, row.attempts, row.outcome) == (3.5, 12.5, 1, "ok")
+    assert (row.message_id, row.dialog_id) == ("m", None)
+    assert row.create_time > 0
+
+
+async def test_calls_that_end_together_share_writes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes = 0
+    real = world.db.write_blocking
+
+    def counting(fn):  # type: ignore[no-untyped-def]
+        nonlocal writes
+        writes += 1
+        return real(fn)
+
+    monkeypatch.setattr(world.db, "write_blocking", counting)
+    usage = UsageService(world.db, world.clock)
+    await asyncio.gather(*(usage.record(call(str(number))) for number in range(200)))
+    assert await world.db.run(lambda: Usage.select().count()) == 200
+    assert writes < 20
+
+
+async def test_a_row_that_cannot_be_written_goes_with_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = UsageService(world.db, world.clock)
+
+    def full(fn):  # type: ignore[no-untyped-def]
+        raise StoreUnavailable("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.db, "write_blocking", full)
+        with pytest.raises(StoreUnavailable):
+            await usage.record(call("first"))
+    await usage.record(call("second"))
+    rows = await world.db.run(lambda: [row.purpose for row in Usage.select().order_by(Usage.id)])
+    assert rows == ["first", "second"]
