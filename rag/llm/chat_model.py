@@ -1,6 +1,7 @@
 """Chat models of any provider, through LiteLLM."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from rag.core.blocking import Lane, run_in
 from rag.core.errors import ModelError, ModelOverloaded
@@ -62,6 +63,8 @@ class LiteLLMBase:
                     yield Delta(reasoning=reasoning, text=text)
             if litellm_port.was_cut_off(stream):
                 reader.finish = None
+                # The library counts by itself what the provider did not get to say.
+                reader.usage = replace(reader.usage, estimated=True) if reader.usage else None
             if not watch.started and reader.finish is None:
                 raise ModelOverloaded(
                     f"The connection to {self.info.name!r} ended before an answer came. Try again.",

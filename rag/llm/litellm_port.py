@@ -4,6 +4,7 @@ Its import takes 2 to 4 s and 150 MB, so `load()` runs in a thread before the pr
 where a configured provider needs it.
 """
 
+import asyncio
 import os
 import threading
 import warnings
@@ -61,13 +62,22 @@ def load() -> Any:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 import litellm  # Imported here, see the module's docstring.
-                import litellm.exceptions  # noqa: F401
+                import openai.resources  # noqa: F401  # Else imported by the first call, on the event loop.
 
-            litellm.telemetry = False
-            litellm.suppress_debug_info = True
-            litellm.drop_params = True
+                litellm.telemetry = False
+                litellm.suppress_debug_info = True
+                litellm.drop_params = True
+                asyncio.run(_rehearse(litellm))
             _library = litellm
         return _library
+
+
+async def _rehearse(litellm: Any) -> None:
+    """A call that reaches no provider: the first one imports 0.5 s more, which would hold the event loop."""
+    turn = [{"role": "user", "content": "rehearsal"}]
+    stream = await litellm.acompletion(model="openai/none", messages=turn, mock_response="yes", stream=True)
+    async for piece in stream:
+        piece.model_dump()
 
 
 async def open_stream(
@@ -124,7 +134,10 @@ def translation_of(error: BaseException) -> type[ModelError] | None:
         theirs = getattr(exceptions, name, None)
         if isinstance(theirs, type) and isinstance(error, theirs):
             return ours
-    return None
+    # Those of the SDK below, which come through where the library does not wrap them.
+    if isinstance(error, exceptions.openai.APIConnectionError):
+        return ModelOverloaded
+    return ModelRefused if isinstance(error, exceptions.openai.OpenAIError) else None
 
 
 @contextmanager
@@ -151,7 +164,8 @@ def _translate(error: Any, ours: type[ModelError], *, model: str, secret: str) -
         facts["retry_after_s"] = retry_after_s
     if "insufficient_quota" in str(error):
         ours = ModelRefused
-    reason = str(getattr(error, "message", "") or error)[:400]
+    # `litellm.RateLimitError: RateLimitError: OpenAIException - what the provider said`
+    reason = str(getattr(error, "message", "") or error).rpartition("Exception - ")[2][:400]
     if secret:
         reason = reason.replace(secret, "***")
     return ours(f"{model!r}: the call failed. The provider says: {reason}", **facts)

@@ -18,6 +18,11 @@ class ThinkSplitter:
         """(reasoning, answer) that `text` adds; what may be half a mark is held back."""
         if self._state == "after":
             return "", text
+        if self._state == "gap":
+            text = text.lstrip("\n")
+            if text:
+                self._state = "after"
+            return "", text
         self._held += text
         if self._state == "before":
             start = self._held.lstrip()
@@ -37,8 +42,9 @@ class ThinkSplitter:
     def _inside(self) -> tuple[str, str]:
         thought, mark, rest = self._held.partition(_CLOSE)
         if mark:
-            self._state, self._held = "after", ""
-            return thought, rest.lstrip("\n")
+            answer = rest.lstrip("\n")
+            self._state, self._held = ("after" if answer else "gap"), ""
+            return thought, answer
         keep = next((n for n in range(len(_CLOSE) - 1, 0, -1) if self._held.endswith(_CLOSE[:n])), 0)
         split = len(self._held) - keep
         thought, self._held = self._held[:split], self._held[split:]

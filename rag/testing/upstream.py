@@ -53,6 +53,10 @@ class Seen:
     body: dict[str, Any]
 
 
+class _CutOnCommand(Exception):
+    """The connection is gone already."""
+
+
 class FaultyUpstream:
     """Replies by `plans` in turn, the last one for ever. `closed_early` counts streams the client left."""
 
@@ -93,6 +97,8 @@ class FaultyUpstream:
         plan = self.plans.pop(0) if len(self.plans) > 1 else self.plans[0]
         try:
             return await self._reply(request, plan, body)
+        except _CutOnCommand:
+            return web.Response()
         except (asyncio.CancelledError, ConnectionError):
             self.closed_early += 1
             raise
@@ -155,7 +161,7 @@ def _cut(request: web.Request) -> None:
     transport = request.transport
     if transport is not None:
         transport.abort()
-    raise ConnectionResetError("cut on command")
+    raise _CutOnCommand
 
 
 def _pieces(plan: Plan) -> list[dict[str, Any]]:

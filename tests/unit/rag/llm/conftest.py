@@ -1,0 +1,49 @@
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from pydantic import SecretStr
+
+from rag.core.resources import asset_path
+from rag.llm.base import ModelInfo
+from rag.llm.deadlines import Deadlines
+from rag.llm.endpoint import Endpoint
+from rag.llm.minilm import MiniLmEmbedder
+from rag.llm.openai_lane import OpenAiLane
+from rag.llm.upstream import UpstreamPool
+from rag.testing.upstream import FaultyUpstream
+
+SECRET = "sk-very-secret"
+INFO = ModelInfo(name="mock@OpenAI", context_tokens=8192, max_output_tokens=1024)
+SHORT = Deadlines(first_token_s=0.3, next_token_s=0.3, answer_s=2.0)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Iterator[MiniLmEmbedder]:
+    embedder = MiniLmEmbedder(asset_path("minilm"), threads=2)
+    embedder.open()
+    yield embedder
+    embedder.close()
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FaultyUpstream]:
+    async with FaultyUpstream().serving() as server:
+        yield server
+
+
+@pytest.fixture
+def endpoint(upstream: FaultyUpstream) -> Endpoint:
+    return Endpoint(base_url=upstream.url, api_key=SecretStr(SECRET), model="mock")
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[UpstreamPool]:
+    pool = UpstreamPool()
+    await pool.open()
+    yield pool
+    await pool.close()
+
+
+@pytest.fixture
+def lane(endpoint: Endpoint, pool: UpstreamPool) -> OpenAiLane:
+    return OpenAiLane(INFO, endpoint, pool=pool, deadlines=SHORT)

@@ -1,0 +1,116 @@
+import asyncio
+import inspect
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from rag.core.blocking import Lane, run_in
+from rag.core.errors import ModelError, ModelOverloaded, ModelTimeout
+from rag.llm import litellm_port
+from rag.llm.chat_model import LiteLLMBase
+from rag.llm.deadlines import Deadlines
+from rag.llm.endpoint import Endpoint
+from rag.testing.chat_model_suite import ChatModelSuite, a_request, said_by
+from rag.testing.upstream import FaultyUpstream, Plan
+from tests.unit.rag.llm.conftest import INFO, SECRET
+
+# The library's objects do not fit their own pydantic schema, and it leaves a client to the garbage collector.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture
+async def litellm_chat(endpoint: Endpoint) -> AsyncIterator[LiteLLMBase]:
+    await run_in(Lane.MODEL, litellm_port.load)
+    yield LiteLLMBase(INFO, endpoint, deadlines=Deadlines(first_token_s=0.5, next_token_s=0.5, answer_s=5.0))
+    await litellm_port.close_clients()
+
+
+class TestContract(ChatModelSuite):
+    @pytest.fixture
+    def model(self, litellm_chat: LiteLLMBase) -> LiteLLMBase:
+        return litellm_chat
+
+
+def test_every_exception_of_the_library_has_a_translation() -> None:
+    library = litellm_port.load()
+    classes = {
+        value for value in vars(library.exceptions).values() if inspect.isclass(value) and issubclass(value, Exception)
+    }
+    assert len(classes) > 25
+    for exception in classes:
+        error = exception.__new__(exception)
+        assert litellm_port.translation_of(error) is not None, exception
+
+
+def test_every_translation_names_a_class_of_the_library() -> None:
+    exceptions = litellm_port.load().exceptions
+    assert [name for name, _ in litellm_port.TRANSLATIONS if not hasattr(exceptions, name)] == []
+
+
+def test_the_most_specific_class_comes_first() -> None:
+    exceptions = litellm_port.load().exceptions
+    classes = [getattr(exceptions, name) for name, _ in litellm_port.TRANSLATIONS]
+    for index, later in enumerate(classes):
+        assert not any(issubclass(later, earlier) and later is not earlier for earlier in classes[:index])
+
+
+def test_other_errors_go_on_unchanged() -> None:
+    litellm_port.load()
+    with pytest.raises(KeyError), litellm_port.translated("m"):
+        raise KeyError("mine")
+
+
+@pytest.mark.parametrize(
+    ("plan", "error", "started"),
+    [
+        (Plan(fault="status", status=429, retry_after="7"), ModelOverloaded, False),
+        (Plan(fault="status", status=503), ModelOverloaded, False),
+        (Plan(fault="hang_before"), ModelTimeout, False),
+        (Plan(fault="hang_midway"), ModelTimeout, True),
+        (Plan(fault="cut_before"), ModelOverloaded, False),
+        (Plan(fault="cut_midway", wait_s=0.02), ModelOverloaded, True),
+        (Plan(fault="error_in_stream", wait_s=0.02), ModelOverloaded, True),
+    ],
+)
+async def test_failures(
+    litellm_chat: LiteLLMBase, upstream: FaultyUpstream, plan: Plan, error: type[ModelError], started: bool
+) -> None:
+    upstream.will(plan)
+    with pytest.raises(ModelError) as caught:
+        await said_by(litellm_chat, a_request())
+    assert type(caught.value) is error
+    assert caught.value.facts["started"] is started
+    assert SECRET not in str(caught.value)
+    assert len(upstream.requests) == 1
+    if plan.retry_after:
+        assert caught.value.facts["retry_after_s"] == 7.0
+
+
+async def test_a_stream_without_a_finish_reason_is_cut_off(litellm_chat: LiteLLMBase, upstream: FaultyUpstream) -> None:
+    upstream.will(Plan(fault="no_finish"))
+    last = (await said_by(litellm_chat, a_request()))[-1]
+    assert last.finish == "cut_off"
+    assert last.usage is None or last.usage.estimated
+
+
+async def test_usage_and_reasoning_come_through(litellm_chat: LiteLLMBase, upstream: FaultyUpstream) -> None:
+    upstream.will(Plan(reasoning=("Hm",)))
+    deltas = await said_by(litellm_chat, a_request())
+    assert "".join(d.reasoning for d in deltas) == "Hm"
+    assert deltas[-1].usage is not None
+    assert (deltas[-1].usage.prompt_tokens, deltas[-1].usage.completion_tokens) == (11, 5)
+    assert upstream.requests[0].body["stream_options"] == {"include_usage": True}
+
+
+async def test_leaving_ends_the_request_at_the_provider(litellm_chat: LiteLLMBase, upstream: FaultyUpstream) -> None:
+    upstream.will(Plan(tokens=["a "] * 1000, wait_s=0.02))
+    stream: Any = litellm_chat.stream(a_request())
+    await anext(stream)
+    await stream.aclose()
+    await asyncio.sleep(0.3)
+    assert upstream.closed_early == 1

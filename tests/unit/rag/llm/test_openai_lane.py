@@ -1,0 +1,176 @@
+import asyncio
+
+import orjson
+import pytest
+
+from rag.core.errors import InvalidInput, ModelBadOutput, ModelError, ModelOverloaded, ModelRefused, ModelTimeout
+from rag.core.types import TokenUsage, Turn
+from rag.llm.base import ChatRequest, Delta, Sampling
+from rag.llm.openai_lane import OpenAiLane
+from rag.testing.chat_model_suite import ChatModelSuite, a_request, said_by
+from rag.testing.upstream import FaultyUpstream, Plan
+from tests.unit.rag.llm.conftest import SECRET
+
+
+class TestContract(ChatModelSuite):
+    @pytest.fixture
+    def model(self, lane: OpenAiLane) -> OpenAiLane:
+        return lane
+
+
+async def fails(lane: OpenAiLane) -> tuple[str, ModelError]:
+    """What was said before the error, and the error."""
+    said: list[Delta] = []
+
+    async def listen() -> None:
+        async for delta in lane.stream(a_request()):
+            said.append(delta)  # What came before the error is wanted.
+
+    with pytest.raises(ModelError) as caught:
+        await listen()
+    return "".join(delta.text for delta in said), caught.value
+
+
+async def test_text_usage_and_finish_come_through(lane: OpenAiLane, upstream: FaultyUpstream) -> None:
+    upstream.will(Plan(reasoning=("Hm", "m."), finish="length"))
+    deltas = await said_by(lane, a_request())
+    assert "".join(d.text for d in deltas) == "Hello, world."
+    assert "".join(d.reasoning for d in deltas) == "Hmm."
+    assert deltas[-1] == Delta(usage=TokenUsage(prompt_tokens=11, completion_tokens=6), finish="length")
+
+
+async def test_what_arrived_together_leaves_together(lane: OpenAiLane, upstream: FaultyUpstream) -> None:
+    events = [{"choices": [{"delta": {"content": f"{n} "}, "finish_reason": None}]} for n in range(50)]
+    events.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+    upstream.will(Plan(raw=b"".join(b"data: " + orjson.dumps(event) + b"\n\n" for event in events)))
+    deltas = await said_by(lane, a_request())
+    assert len(deltas) < 10
+    assert "".join(d.text for d in deltas) == "".join(f"{n} " for n in range(50))
+
+
+@pytest.mark.parametrize(
+    ("plan", "error", "facts"),
+    [
+        (Plan(fault="status", status=429, retry_after="7"), ModelOverloaded, {"retry_after_s": 7.0, "status": 429}),
+        (Plan(fault="status", status=503), ModelOverloaded, {"status": 503}),
+        (Plan(fault="status", status=500), ModelOverloaded, {"status": 500}),
+        (Plan(fault="status", status=408), ModelTimeout, {"status": 408}),
+        (Plan(fault="status", status=401, error={"message": f"bad key {SECRET}"}), ModelRefused, {"status": 401}),
+        (Plan(fault="status", status=429, error={"code": "insufficient_quota"}), ModelRefused, {"status": 429}),
+        (Plan(fault="status", status=302), ModelRefused, {"status": 302}),
+        (Plan(fault="hang_before"), ModelTimeout, {}),
+        (Plan(fault="cut_before"), ModelOverloaded, {}),
+        (Plan(fault="not_a_provider"), ModelBadOutput, {}),
+        (Plan(fault="garbage", after=0), ModelBadOutput, {}),
+        (Plan(raw=b""), ModelOverloaded, {}),
+    ],
+)
+async def test_failures_before_the_first_token(
+    lane: OpenAiLane, upstream: FaultyUpstream, plan: Plan, error: type[ModelError], facts: dict[str, object]
+) -> None:
+    upstream.will(plan)
+    said, raised = await fails(lane)
+    assert type(raised) is error
+    assert said == ""
+    assert raised.facts["started"] is False
+    assert facts.items() <= raised.facts.items()
+    assert SECRET not in str(raised)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("hang_midway", ModelTimeout),
+        ("cut_midway", ModelOverloaded),
+        ("garbage", ModelBadOutput),
+        ("error_in_stream", ModelOverloaded),
+    ],
+)
+async def test_failures_in_the_middle(
+    lane: OpenAiLane, upstream: FaultyUpstream, fault: str, error: type[ModelError]
+) -> None:
+    upstream.will(Plan(fault=fault, wait_s=0.02))  # type: ignore[arg-type]
+    said, raised = await fails(lane)
+    assert type(raised) is error
+    assert said == "Hello, "
+    assert raised.facts["started"] is True
+
+
+async def test_a_stream_without_a_finish_reason_is_cut_off(lane: OpenAiLane, upstream: FaultyUpstream) -> None:
+    upstream.will(Plan(fault="no_finish"))
+    deltas = await said_by(lane, a_request())
+    assert "".join(d.text for d in deltas) == "Hello, "
+    assert deltas[-1].finish == "cut_off"
+
+
+async def test_a_slow_steady_stream_ends_with_the_whole_deadline(lane: OpenAiLane, upstream: FaultyUpstream) -> None:
+    upstream.will(Plan(tokens=["a "] * 100, wait_s=0.1))
+    said, raised = await fails(lane)
+    assert isinstance(raised, ModelTimeout)
+    assert "did not finish within 2 s" in str(raised)
+    assert len(said) > 10
+
+
+async def test_a_server_that_does_not_stream_is_understood(lane: OpenAiLane, upstream: FaultyUpstream) -> None:
+    upstream.will(Plan(fault="whole_reply"))
+    deltas = await said_by(lane, a_request())
+    assert [d.text for d in deltas] == ["Hello, world.", ""]
+    assert deltas[-1].finish == "stop"
+
+
+async def test_leaving_ends_the_request_at_the_provider(lane: OpenAiLane, upstream: FaultyUpstream) -> None:
+    upstream.will(Plan(tokens=["a "] * 1000, wait_s=0.02))
+    stream = lane.stream(a_request())
+    await anext(stream)
+    await stream.aclose()  # type: ignore[attr-defined]
+    await asyncio.sleep(0.2)
+    assert upstream.closed_early == 1
+
+
+async def test_cancelling_the_task_ends_the_request_at_the_provider(lane: OpenAiLane, upstream: FaultyUpstream) -> None:
+    upstream.will(Plan(fault="hang_before"))
+    task = asyncio.ensure_future(said_by(lane, a_request()))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.sleep(0.2)
+    assert upstream.closed_early == 1
+
+
+async def test_a_reply_read_to_its_end_keeps_the_connection(lane: OpenAiLane, pool: object) -> None:
+    for _ in range(3):
+        await said_by(lane, a_request())
+    connector = pool.session.connector  # type: ignore[attr-defined]
+    assert sum(len(free) for free in connector._conns.values()) == 1
+
+
+@pytest.mark.parametrize("name", ["api_base", "base_url", "api_key", "headers", "extra_headers", "model", "messages"])
+async def test_a_request_cannot_turn_the_call_elsewhere(lane: OpenAiLane, upstream: FaultyUpstream, name: str) -> None:
+    request = ChatRequest(turns=(Turn(role="user", content="hi"),), extra={name: "http://evil.example"})
+    with pytest.raises(InvalidInput, match=name):
+        await said_by(lane, request)
+    assert upstream.requests == []
+
+
+async def test_sampling_is_sent(lane: OpenAiLane, upstream: FaultyUpstream) -> None:
+    sampling = Sampling(temperature=0.1, top_p=0.3, max_tokens=9, stop=("END",))
+    await said_by(lane, ChatRequest(turns=(Turn(role="user", content="h\ud800i"),), sampling=sampling))
+    assert upstream.requests[0].body == {
+        "model": "mock",
+        "messages": [{"role": "user", "content": "h?i"}],
+        "temperature": 0.1,
+        "top_p": 0.3,
+        "max_tokens": 9,
+        "stop": ["END"],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    assert upstream.requests[0].headers["Authorization"] == f"Bearer {SECRET}"
+
+
+async def test_thinking_in_the_text_is_taken_apart(lane: OpenAiLane, upstream: FaultyUpstream) -> None:
+    upstream.will(Plan(tokens=("<th", "ink>I wonder", "</thi", "nk>\n\nYes", ".")))
+    deltas = await said_by(lane, a_request())
+    assert "".join(d.text for d in deltas) == "Yes."
+    assert "".join(d.reasoning for d in deltas) == "I wonder"

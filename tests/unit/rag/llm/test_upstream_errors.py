@@ -1,0 +1,53 @@
+from datetime import UTC, datetime
+
+import pytest
+
+from rag.core.errors import ModelOverloaded, ModelRefused
+from rag.llm.upstream_errors import error_for, error_in_stream, seconds
+
+
+class At:
+    def now(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC)
+
+    def monotonic(self) -> float:
+        return 0.0
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (None, None),
+        ("", None),
+        ("3", 3.0),
+        ("0.5", 0.5),
+        ("-1", 0.0),
+        ("soon", None),
+        ("Thu, 01 Jan 2026 00:00:30 GMT", 30.0),
+    ],
+)
+def test_retry_after(header: str | None, expected: float | None) -> None:
+    assert seconds(header, At()) == expected
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>Bad gateway</html>", b"\xff\xfe", b"[1]", b'{"error": "text"}', b'{"error": null}']
+)
+def test_any_body_makes_an_error(body: bytes) -> None:
+    error = error_for(502, body, model="m@P")
+    assert type(error) is ModelOverloaded
+    assert "m@P" in str(error)
+    assert "<html>" not in str(error)
+
+
+def test_the_reason_is_told_and_the_key_is_not() -> None:
+    error = error_for(401, b'{"error": {"message": "Incorrect key sk-1234 given"}}', model="m@P", secret="sk-1234")
+    assert type(error) is ModelRefused
+    assert "Incorrect key *** given" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("detail", "kind"), [({"code": 429}, ModelOverloaded), ({"code": "401"}, ModelRefused), ("text", ModelOverloaded)]
+)
+def test_errors_inside_a_stream(detail: object, kind: type[Exception]) -> None:
+    assert type(error_in_stream(detail, model="m@P")) is kind
