@@ -1,14 +1,13 @@
 """Chat assistants: which datasets they answer from, with which model, prompt and search settings."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any, Literal, Protocol
 
 from api.db.database import Database
 from api.db.services.assistant_defaults import COLUMNS, LLM, PROMPT
 from api.db.services.names import clean_label, normalise
 from api.db.services.owned import in_groups, split_duplicates
-from api.db.services.owned_chats import DELETED, live_chats, own_chat
+from api.db.services.owned_chats import DELETED, chat_record, live_chats, own_chat
 from api.db.services.records import BatchResult, DatasetRecord, DialogRecord, Page
 from api.db.services.row_pages import page_of
 from api.db.tables import Dialog, Tenant
@@ -85,7 +84,7 @@ class AssistantService:
                 update_time=now,
                 **columns,
             )
-            return _record(row)
+            return chat_record(row)
 
         return await self._db.write(write)
 
@@ -117,7 +116,7 @@ class AssistantService:
                 setattr(row, key, value)
             row.update_time = now_ms(self._clock)
             row.save(only=[*row.dirty_fields, Dialog.update_time])
-            return _record(row)
+            return chat_record(row)
 
         return await self._db.write(write)
 
@@ -135,13 +134,13 @@ class AssistantService:
             if name:
                 query = query.where(Dialog.live_name == normalise(name))
             rows, _ = page_of(query, Dialog, DialogRecord, page)
-            return [_record(row) for row in rows]
+            return [chat_record(row) for row in rows]
 
         return await self._db.run(read)
 
     async def get(self, principal: Principal, dialog_id: str) -> DialogRecord:
         """The principal's chat, or NotFound of kind `chat`."""
-        return await self._db.run(lambda: _record(own_chat(principal, dialog_id)))
+        return await self._db.run(lambda: chat_record(own_chat(principal, dialog_id)))
 
     async def by_name(self, principal: Principal, name: str) -> DialogRecord:
         """The principal's chat of that name (compared normalised), or NotFound of kind `chat`."""
@@ -242,9 +241,3 @@ def _check_free(principal: Principal, name: str) -> None:
     )
     if taken.exists():
         raise Conflict(f"A chat {name!r} already exists.", field="name")
-
-
-def _record(row: Dialog) -> DialogRecord:
-    values = {each.name: getattr(row, each.name) for each in fields(DialogRecord)}
-    values["dataset_ids"] = tuple(values["dataset_ids"] or ())
-    return DialogRecord(**values)

@@ -3,8 +3,10 @@
 For use inside `Database.run` and `Database.write`.
 """
 
+from dataclasses import fields
 from typing import Any
 
+from api.db.services.records import DialogRecord
 from api.db.tables import Conversation, Dialog, Message
 from rag.core.errors import NotFound
 from rag.core.types import Principal
@@ -56,3 +58,10 @@ def own_answer(principal: Principal, dialog_id: str, session_id: str, message_id
     if row is None:
         raise NotFound("message", message_id)
     return row
+
+
+def chat_record(row: Dialog) -> DialogRecord:
+    """The row as it leaves `api/db`."""
+    values = {each.name: getattr(row, each.name) for each in fields(DialogRecord)}
+    values["dataset_ids"] = tuple(values["dataset_ids"] or ())
+    return DialogRecord(**values)

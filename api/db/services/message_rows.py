@@ -1,0 +1,159 @@
+"""The rows of sessions and their messages. For use inside `Database.run` and `Database.write`.
+
+A turn is two rows of one message id: the user's message, and the assistant's, which is `generating` until its end.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import peewee
+
+from api.db.services.owned import in_groups
+from api.db.services.records import ConversationRecord, MessageRecord, MessageStatus
+from api.db.services.references import reference_of_json, reference_to_json
+from api.db.tables import Conversation, Message
+from rag.core.events import Done, Failed, Stopped
+from rag.core.types import Reference, Turn
+
+GENERATING = "generating"
+_HISTORY_MESSAGES = 40
+"""Messages before a question that are looked at; how many the model gets is a matter of its budget."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewTurn:
+    """Where a turn was put down: its number and the row of its answer."""
+
+    turn: int
+    answer_row: int
+
+
+def add_opener(session: Conversation, text: str, created_at: float) -> None:
+    """The assistant's first message: turn 0, without an id."""
+    Message.create(conversation_id=session.id, turn=0, role="assistant", content=text, created_at=created_at)
+
+
+def add_turn(session: Conversation, question: str, message_id: str, created_at: float) -> NewTurn:
+    """Put down the user's message and an empty answer, after all others of the session."""
+    last = Message.select(peewee.fn.MAX(Message.turn)).where(Message.conversation_id == session.id).scalar()
+    turn = (last or 0) + 1
+    common = {"conversation_id": session.id, "turn": turn, "message_id": message_id, "created_at": created_at}
+    Message.create(role="user", content=question, **common)
+    answer = Message.create(role="assistant", status=GENERATING, **common)
+    return NewTurn(turn=turn, answer_row=int(answer.id))
+
+
+def turns_until(session_id: str, turn: int) -> tuple[Turn, ...]:
+    """The latest messages of the session up to the question of `turn`, which is the last; empty ones left out."""
+    before = (Message.turn < turn) | ((Message.turn == turn) & (Message.role == "user"))
+    query = (
+        Message.select(Message.turn, Message.role, Message.content)
+        .where((Message.conversation_id == session_id) & before)
+        .order_by(Message.turn.desc(), Message.role.asc())  # Downwards the answer comes before its question.
+        .limit(_HISTORY_MESSAGES + 1)
+    )
+    rows = list(query)[::-1]
+    return tuple(
+        Turn(role="user" if row.role == "user" else "assistant", content=row.content)
+        for row in rows
+        if row.content or row.turn == turn
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Partial:
+    """What a running answer has said so far; `reference` only if it is to be stored now."""
+
+    text: str
+    reference: Reference | None = None
+
+
+def save_partial(partials: Mapping[int, Partial]) -> None:
+    """Store running answers as they are, by row; what has ended is left alone."""
+    for answer_row, partial in partials.items():
+        values: dict[str, Any] = {"content": partial.text}
+        if partial.reference is not None:
+            values["reference"] = reference_to_json(partial.reference)
+        Message.update(**values).where((Message.id == answer_row) & (Message.status == GENERATING)).execute()
+
+
+def save_end(answer_row: int, end: Done | Failed | Stopped, cited: Reference | None, created_at: float) -> bool:
+    """Store how an answer ended; False if its row is gone or has ended already.
+
+    Args:
+        cited: The sources that the text of an answer cites which was not completed.
+    """
+    values: dict[str, Any] = {"content": end.answer, "created_at": created_at}
+    match end:
+        case Done():
+            values |= {"status": "done", "prompt": end.prompt, "reference": reference_to_json(end.reference)}
+        case Failed():
+            values |= {"status": "failed", "error": f"{end.code}: {end.message}"}
+        case Stopped():
+            values |= {"status": "interrupted" if end.reason == "interrupted" else "stopped"}
+    if cited is not None:
+        values["reference"] = reference_to_json(cited)
+    row = (Message.id == answer_row) & (Message.status == GENERATING)
+    return bool(Message.update(**values).where(row).execute())
+
+
+def end_of(row: Message) -> Done | Failed | Stopped:
+    """The event an answer ended with, from its row; one that is still generating counts as interrupted."""
+    if row.status == "done":
+        reference = reference_of_json(row.reference) or Reference()
+        return Done(answer=row.content, reference=reference, prompt=row.prompt, created_at=row.created_at)
+    if row.status == "failed":
+        code, _, message = row.error.partition(": ")
+        return Failed(code=code or "internal", message=message, answer=row.content)
+    return Stopped(answer=row.content, reason="stopped" if row.status == "stopped" else "interrupted")
+
+
+def interrupt_generating() -> int:
+    """Mark what a dead process left; returns how many answers."""
+    return int(Message.update(status="interrupted").where(Message.status == GENERATING).execute())
+
+
+def delete_sessions(ids: Iterable[str]) -> None:
+    """Delete sessions and their messages."""
+    for group in in_groups(ids):
+        Message.delete().where(Message.conversation_id.in_(group)).execute()
+        Conversation.delete().where(Conversation.id.in_(group)).execute()
+
+
+def session_records(rows: Sequence[Conversation]) -> list[ConversationRecord]:
+    """The sessions with their messages, in order."""
+    messages: dict[str, list[MessageRecord]] = {row.id: [] for row in rows}
+    for group in in_groups(messages):
+        query = Message.select().where(Message.conversation_id.in_(group))
+        # Within a turn the question comes before its answer.
+        for row in query.order_by(Message.conversation_id, Message.turn, Message.role.desc()):
+            messages[row.conversation_id].append(_message(row))
+    return [
+        ConversationRecord(
+            id=row.id,
+            dialog_id=row.dialog_id,
+            tenant_id=row.tenant_id,
+            name=row.name,
+            user_id=row.user_id,
+            messages=tuple(messages[row.id]),
+            create_time=row.create_time,
+            update_time=row.update_time,
+        )
+        for row in rows
+    ]
+
+
+def _message(row: Message) -> MessageRecord:
+    return MessageRecord(
+        role=row.role,
+        content=row.content,
+        turn=row.turn,
+        status=cast(MessageStatus, row.status),
+        message_id=row.message_id,
+        created_at=row.created_at,
+        reference=reference_of_json(row.reference),
+        error=row.error,
+        thumbup=row.thumbup,
+        feedback=row.feedback,
+    )

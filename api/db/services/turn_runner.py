@@ -1,0 +1,221 @@
+"""Answers in work: each is a task of its own that nobody's leaving ends.
+
+A turn is two tasks. The producer reads the dialog's events into the log and may be cancelled at any point. The
+keeper waits for it, saves how it ended and closes the log; nothing cancels it. One more task saves the partial
+texts of all running turns together, so that many streams cost one transaction a second.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+import structlog
+
+from api.db.database import Database
+from api.db.services.message_rows import Partial, save_end, save_partial, turns_until
+from rag.core.clock import Clock
+from rag.core.errors import RagError
+from rag.core.events import DialogEvent, Done, Failed, RetrievalFinished, Started, Stopped, Token
+from rag.core.types import Reference, Turn
+from rag.eventlog.base import EventLog
+from rag.nlp.citation import cited_indices, with_counts
+
+log = structlog.get_logger()
+
+Answer = Callable[[tuple[Turn, ...]], AsyncGenerator[DialogEvent, None]]
+"""Makes the dialog's events from the conversation so far, the question last."""
+
+_WAIT_FOR_TURN_BEFORE_S = 30.0
+"""How long a question waits for the answer before it in its session; then it goes on without that one."""
+_ENDED_WITHOUT_RESULT = Failed(code="internal", message="The answer ended without a result. Ask again.")
+
+
+@dataclass(slots=True, eq=False)
+class RunningTurn:
+    """One answer in work. `stream` names it in the event log."""
+
+    stream: str
+    session_id: str
+    turn: int
+    answer_row: int
+    answer: Answer
+    before: "asyncio.Task[None] | None" = None
+    parts: list[str] = field(default_factory=list)
+    found: Reference = field(default_factory=Reference)
+    unsaved: bool = False
+    cites: bool = False
+    end: Done | Failed | Stopped | None = None
+    stop_reason: str = ""
+    producer: "asyncio.Task[None] | None" = None
+    keeper: "asyncio.Task[None] | None" = None
+
+    def text(self) -> str:
+        """What has been said so far."""
+        self.parts = ["".join(self.parts)]
+        return self.parts[0]
+
+    def note(self, event: DialogEvent) -> None:
+        """Keep what an answer that is not completed will be saved with."""
+        if isinstance(event, Token):
+            self.parts.append(event.text)
+            self.unsaved = True
+        elif isinstance(event, RetrievalFinished):
+            self.found = event.reference
+
+    def cited(self) -> Reference | None:
+        """The sources, if the text so far cites any."""
+        text = self.text()
+        return with_counts(self.found, text) if cited_indices(text) else None
+
+    def partial(self) -> Partial:
+        """What has come since the last time; the sources once, with the first mark."""
+        self.unsaved = False
+        cited = None if self.cites else self.cited()
+        self.cites = self.cites or cited is not None
+        return Partial(text=self.text(), reference=cited)
+
+    def stop(self, reason: str) -> None:
+        """Cancel the producer; the first reason given stays."""
+        self.stop_reason = self.stop_reason or reason
+        if self.producer is not None:
+            self.producer.cancel()
+
+
+class TurnRunner:
+    """Runs turns, at most as many as are begun. Used on the loop only."""
+
+    def __init__(self, db: Database, clock: Clock, event_log: EventLog, *, save_s: float) -> None:
+        self._db = db
+        self._clock = clock
+        self._log = event_log
+        self._save_s = save_s
+        self._turns: dict[str, RunningTurn] = {}
+        self._latest: dict[str, RunningTurn] = {}
+        self._saver: asyncio.Task[None] | None = None
+        self._closing = False
+
+    @property
+    def closing(self) -> bool:
+        return self._closing
+
+    def start(self, turn: RunningTurn) -> None:
+        """Run `turn`, after the one before it in its session."""
+        previous = self._latest.get(turn.session_id)
+        turn.before = previous.keeper if previous is not None else None
+        self._turns[turn.stream] = turn
+        self._latest[turn.session_id] = turn
+        turn.producer = asyncio.create_task(self._produce(turn), name=f"answer-{turn.stream}")
+        turn.keeper = asyncio.create_task(self._keep(turn), name=f"keep-{turn.stream}")
+        if self._closing:
+            turn.stop("interrupted")
+        if self._saver is None or self._saver.done():
+            self._saver = asyncio.create_task(self._save_partials(), name="save-partial-answers")
+
+    async def stop(self, stream: str, reason: str) -> bool:
+        """End a running turn and wait until its end is saved; False if it is not running here."""
+        turn = self._turns.get(stream)
+        if turn is None:
+            return False
+        turn.stop(reason)
+        await _ended([turn])
+        return True
+
+    async def stop_sessions(self, session_ids: frozenset[str], reason: str) -> None:
+        """End all running turns of these sessions."""
+        turns = [turn for turn in self._turns.values() if turn.session_id in session_ids]
+        for turn in turns:
+            turn.stop(reason)
+        await _ended(turns)
+
+    async def close(self, timeout_s: float) -> None:
+        """End every running turn as interrupted and wait, at most `timeout_s`, until all are saved."""
+        self._closing = True
+        turns = list(self._turns.values())
+        for turn in turns:
+            turn.stop("interrupted")
+        try:
+            async with asyncio.timeout(timeout_s):
+                await _ended(turns)
+        except TimeoutError:
+            log.warning("answers_not_saved_in_time", turns=len(self._turns))
+        if self._saver is not None:
+            self._saver.cancel()
+            await asyncio.wait({self._saver})
+
+    async def _produce(self, turn: RunningTurn) -> None:
+        if turn.before is not None:
+            await asyncio.wait({turn.before}, timeout=_WAIT_FOR_TURN_BEFORE_S)
+            turn.before = None
+        turns = await self._db.run(lambda: turns_until(turn.session_id, turn.turn))
+        async with aclosing(turn.answer(turns)) as events:
+            async for event in events:
+                if isinstance(event, Done | Failed | Stopped):
+                    turn.end = event
+                    return
+                turn.note(event)
+                if not isinstance(event, Started):
+                    await self._log.append(turn.stream, event)
+
+    async def _keep(self, turn: RunningTurn) -> None:
+        assert turn.producer is not None
+        try:
+            await asyncio.wait({turn.producer})
+            end = self._end_of(turn, turn.producer)
+            cited = None if isinstance(end, Done) else turn.cited()
+            ended_at = self._clock.now().timestamp()
+            try:
+                await self._db.write(lambda: save_end(turn.answer_row, end, cited, ended_at))
+            except RagError as error:
+                log.error("answer_not_saved", message=turn.stream, code=error.code)
+                end = Failed(code=error.code, message=error.message, answer=end.answer)
+            # The row first: who reads the last event may read the session at once.
+            await self._append_end(turn, end)
+        finally:
+            self._turns.pop(turn.stream, None)
+            if self._latest.get(turn.session_id) is turn:
+                del self._latest[turn.session_id]
+
+    async def _append_end(self, turn: RunningTurn, end: Done | Failed | Stopped) -> None:
+        try:
+            await self._log.append(turn.stream, end)
+        except RagError as error:
+            log.error("answer_log_not_closed", message=turn.stream, code=error.code)
+
+    def _end_of(self, turn: RunningTurn, producer: "asyncio.Task[None]") -> Done | Failed | Stopped:
+        """How the producer ended. What it did not foresee is logged with its trace, and told without."""
+        if turn.end is not None:
+            return turn.end
+        text = turn.text()
+        if producer.cancelled():
+            return Stopped(answer=text, reason=turn.stop_reason or "interrupted")
+        error = producer.exception()
+        if error is None:
+            return Failed(code=_ENDED_WITHOUT_RESULT.code, message=_ENDED_WITHOUT_RESULT.message, answer=text)
+        if isinstance(error, RagError):
+            return Failed(code=error.code, message=error.message, answer=text)
+        log.error("answer_broke", message=turn.stream, exc_info=error)
+        return Failed(code="internal", message="Something went wrong while answering. Ask again.", answer=text)
+
+    async def _save_partials(self) -> None:
+        """Save what is new, every `save_s` seconds while turns run."""
+        while self._turns:
+            await asyncio.sleep(self._save_s)
+            turns = [turn for turn in self._turns.values() if turn.unsaved and turn.end is None]
+            partials = {turn.answer_row: turn.partial() for turn in turns}
+            if partials:
+                await self._save(turns, partials)
+
+    async def _save(self, turns: list[RunningTurn], partials: dict[int, Partial]) -> None:
+        try:
+            await self._db.write(lambda: save_partial(partials))
+        except RagError as error:
+            log.warning("partial_answers_not_saved", turns=len(turns), code=error.code)
+            for turn in turns:
+                turn.unsaved, turn.cites = True, False
+
+
+async def _ended(turns: list[RunningTurn]) -> None:
+    keepers = {turn.keeper for turn in turns if turn.keeper is not None}
+    if keepers:
+        await asyncio.wait(keepers)
