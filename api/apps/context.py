@@ -1,5 +1,6 @@
 """What a route may reach: the services of this process and what the web process knows of itself."""
 
+import asyncio
 import hashlib
 import hmac
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ class WebState:
     """What changes while the process runs.
 
     `missing` names what is still being loaded (empty: ready); `port` is the one that is bound; `loopback` tells
-    whether only this machine can connect; `link_hash` is the sha256 of the sign-in link's token.
+    whether only this machine can connect; `link_hash` is the sha256 of the sign-in link's token;
+    `stopping` is set when streams that nobody saves are to end by themselves.
     """
 
     services: Services | None = None
@@ -27,6 +29,7 @@ class WebState:
     loopback: bool = True
     link_hash: str = ""
     loop_lag_s: float = 0.0
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def ready(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from quart import Blueprint, Response, request
 
 from api.apps.auth import API_DOOR, Denial, NotAuthenticated, authenticate, marked
-from api.apps.context import services
+from api.apps.context import services, web_state
 from api.apps.envelope import json_response, openai_error
 from api.apps.openai_body import ChatBody, EmbeddingsBody, read
 from api.apps.openai_frames import AnswerBroke, begin_chunks, whole_answer
@@ -95,7 +95,9 @@ async def chat_completions(principal: Principal) -> Response:
     events = _events(principal, source, body)
     if body.stream:
         usage_wanted = body.stream_options is not None and body.stream_options.include_usage
-        return stream_response(await begin_chunks(events, completion, include_usage=usage_wanted))
+        stopping = web_state().stopping
+        frames = await begin_chunks(events, completion, include_usage=usage_wanted, until=stopping)
+        return stream_response(frames)
     answer = await whole_answer(events)
     assert answer.end is not None
     return json_response(

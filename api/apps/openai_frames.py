@@ -1,5 +1,6 @@
 """Typed events become OpenAI chunks: incremental, batched by arrival."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ from rag.core.errors import RagError
 from rag.core.events import DialogEvent, Done, Failed, Reasoning, Stopped, Token, Usage
 from rag.core.types import Reference, TokenUsage
 
+_NO_END: Final = "The server stopped before the end of the answer."
 _STATUS_OF_CODE: Final = {kind.code: default.status for kind, default in DEFAULTS.items()}
 
 
@@ -59,7 +61,7 @@ class Answer:
         if isinstance(self.end, Stopped):
             return AnswerBroke("The answer was stopped before its end.", "store_unavailable")
         if self.end is None:
-            return AnswerBroke("The answer ended without a result.", "internal")
+            return AnswerBroke(_NO_END, "store_unavailable")
         return None
 
 
@@ -126,17 +128,21 @@ def error_frame(error: AnswerBroke) -> bytes:
 
 
 async def begin_chunks(
-    events: AsyncIterator[DialogEvent], completion: Completion, *, include_usage: bool
+    events: AsyncIterator[DialogEvent],
+    completion: Completion,
+    *,
+    include_usage: bool,
+    until: asyncio.Event | None = None,
 ) -> AsyncIterator[bytes]:
     """The frames of a streamed completion. Waits for the first text, so that an answer which breaks before it
-    can be told by the HTTP status.
+    can be told by the HTTP status. Ends with an error chunk once `until` is set.
 
     Raises:
         AnswerBroke: it broke before anything was to be shown.
         RagError: the source raised one.
     """
     frames = ChunkFrames(completion, include_usage=include_usage)
-    batches = arrivals(events)
+    batches = arrivals(events, until=until)
     try:
         async for batch in batches:
             first = frames.feed(batch)
@@ -148,7 +154,7 @@ async def begin_chunks(
     except BaseException:
         await batches.aclose()
         raise
-    raise AnswerBroke("The answer ended without a result.", "internal")
+    raise AnswerBroke(_NO_END, "store_unavailable")
 
 
 async def _rest(first: bytes, batches: Any, frames: ChunkFrames) -> AsyncIterator[bytes]:
@@ -159,7 +165,7 @@ async def _rest(first: bytes, batches: Any, frames: ChunkFrames) -> AsyncIterato
             if written:
                 yield written
         if frames.answer.end is None:
-            yield error_frame(AnswerBroke("The answer ended without a result.", "internal"))
+            yield error_frame(AnswerBroke(_NO_END, "store_unavailable"))
     except RagError as error:
         yield error_frame(AnswerBroke(error.message, error.code))
     finally:

@@ -83,11 +83,13 @@ def stream_response(frames: AsyncIterator[bytes]) -> Response:
     return response
 
 
-async def arrivals(events: AsyncIterator[T], *, idle_s: float | None = None) -> AsyncGenerator[list[T], None]:
+async def arrivals(
+    events: AsyncIterator[T], *, idle_s: float | None = None, until: asyncio.Event | None = None
+) -> AsyncGenerator[list[T], None]:
     """Yield what has arrived since the last look, in order; an empty list after `idle_s` seconds of silence.
 
-    Leaving the loop early, or being cancelled, closes `events` before this returns. An exception of `events`
-    is raised here, after the items before it.
+    Ends before its source once `until` is set. Leaving the loop early, or being cancelled, closes `events`
+    before this returns. An exception of `events` is raised here, after the items before it.
     """
     waiting: list[T] = []
     arrived = asyncio.Event()
@@ -104,7 +106,13 @@ async def arrivals(events: AsyncIterator[T], *, idle_s: float | None = None) -> 
         finally:
             arrived.set()
 
+    async def wake() -> None:
+        if until is not None:
+            await until.wait()
+            arrived.set()
+
     source = asyncio.ensure_future(pump())
+    waker = asyncio.ensure_future(wake())
     try:
         while True:
             if not source.done():
@@ -119,9 +127,12 @@ async def arrivals(events: AsyncIterator[T], *, idle_s: float | None = None) -> 
             if ended:
                 await source
                 return
+            if until is not None and until.is_set():
+                return
     finally:
         source.cancel()
-        await asyncio.wait({source})
+        waker.cancel()
+        await asyncio.wait({source, waker})
         close = getattr(events, "aclose", None)
         if close is not None:
             await close()

@@ -4,6 +4,7 @@ Usage is counted in characters and errors come with HTTP 200, as clients of the 
 OpenAI face that counts tokens.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,7 +14,7 @@ from quart import Blueprint, Response
 from api.apps.answer_wire import AnswerFailed, AnswerShape, answer_object
 from api.apps.auth import api_key_required, marked
 from api.apps.body import required
-from api.apps.context import services
+from api.apps.context import services, web_state
 from api.apps.envelope import json_response, uncaught
 from api.apps.sdk.lists import refused
 from api.apps.sse import arrivals, frame, stream_response
@@ -76,7 +77,7 @@ async def _complete(principal: Principal, chat_id: str, body: dict[str, Any]) ->
         with_sources=with_sources,
     )
     if bool(body.get("stream", True)):
-        return stream_response(_frames(events, call))
+        return stream_response(_frames(events, call, web_state().stopping))
     return json_response(await _whole(events, call, chat))
 
 
@@ -139,14 +140,16 @@ class _Call:
         )
 
 
-async def _frames(events: AsyncIterator[DialogEvent], call: _Call) -> AsyncIterator[bytes]:
+async def _frames(events: AsyncIterator[DialogEvent], call: _Call, stopping: asyncio.Event) -> AsyncIterator[bytes]:
     frames = _Frames(call)
-    batches = arrivals(events)
+    batches = arrivals(events, until=stopping)
     try:
         async for batch in batches:
             written = frames.feed(batch)
             if written:
                 yield written
+        if stopping.is_set():
+            yield frames.feed((Stopped(answer=""),))
     except RagError as error:
         yield frames.feed((Failed(code=error.code, message=error.message),))
     finally:
@@ -158,6 +161,7 @@ class _Frames:
     def __init__(self, call: _Call) -> None:
         self._call = call
         self._shown = ""
+        self._ended = False
 
     def feed(self, batch: Sequence[DialogEvent]) -> bytes:
         text = "".join(event.text for event in batch if isinstance(event, Token))
@@ -167,7 +171,8 @@ class _Frames:
         if text or thoughts:
             written = self._call.chunk({"content": text or None, "reasoning_content": thoughts or None})
         for event in batch:
-            if isinstance(event, Done | Failed | Stopped):
+            if isinstance(event, Done | Failed | Stopped) and not self._ended:
+                self._ended = True
                 written += self._last(event)
         return written
 

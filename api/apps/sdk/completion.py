@@ -1,0 +1,212 @@
+"""Asking in a session, and following the answer (sessions.md sections 4 and 5; the two routes below the message
+are our own)."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from quart import Blueprint, Response, request
+
+from api.apps.answer_wire import (
+    END_FRAME_WITH_MESSAGE,
+    MISSING_VARIABLE,
+    AnswerFailed,
+    AnswerShape,
+    answer_frames,
+    answer_object,
+)
+from api.apps.auth import api_key_required
+from api.apps.body import as_object, raw
+from api.apps.context import services
+from api.apps.envelope import Refused, sdk_result, uncaught
+from api.apps.sdk.chat_wire import check_name
+from api.apps.sdk.lists import refused
+from api.apps.sdk.session import DEFAULT_NAME
+from api.apps.sse import HEARTBEAT, HEARTBEAT_S, OPENING, arrivals, event_payload, frame, named_frame, stream_response
+from api.db.services.conversation_service import LoggedEvent
+from api.db.services.dialog_service import AskOptions
+from api.db.services.records import ConversationRecord, DialogRecord
+from api.errors import BAD_ARGUMENT, NOT_FOUND
+from rag.core.errors import NotFound
+from rag.core.events import DialogEvent
+from rag.core.types import Principal
+
+bp = Blueprint("completions", __name__)
+
+_NO_QUESTION: Final = "TypeError(\"completion() missing 1 required positional argument: 'question'\")"
+_OWN_KEYS: Final = frozenset({"question", "session_id", "stream", "name", "user_id", "quote", "doc_ids", "kb_ids"})
+
+
+@bp.post("/api/v1/chats/<chat_id>/completions")
+@api_key_required
+async def complete(principal: Principal, chat_id: str) -> Response:
+    body = await _body()
+    try:
+        chat = await services().assistants.get(principal, chat_id)
+    except NotFound as error:
+        raise refused(f"You don't own the chat {chat_id}") from error
+    streamed = bool(body.get("stream", True))
+    session_id = body.get("session_id")
+    if not session_id:
+        session = await _new_session(principal, chat, body)
+        if streamed:
+            return stream_response(_opener_frames(session))
+        # Without a session the question is discarded and the empty one answered (a quirk).
+        body["question"] = ""
+    else:
+        session = await _session(principal, chat, str(session_id))
+        if "question" not in body:
+            raise uncaught(_NO_QUESTION)
+    question = body["question"]
+    if not isinstance(question, str):
+        raise uncaught(repr(TypeError(f"question must be str, not {type(question).__name__}")))
+    return await _answer(principal, chat, session, question, await _options(principal, body), streamed=streamed)
+
+
+async def _body() -> dict[str, Any]:
+    """An empty body, and one that is not JSON, ask the empty question in a new session."""
+    if not await request.get_data():
+        return {"question": ""}
+    value = await raw()
+    return as_object(value) if value else {"question": ""}
+
+
+async def _new_session(principal: Principal, chat: DialogRecord, body: dict[str, Any]) -> ConversationRecord:
+    name = check_name(body.get("name") or DEFAULT_NAME)
+    user_id = str(body.get("user_id") or "")
+    return await services().conversations.create(principal, chat.id, name=name, user_id=user_id)
+
+
+async def _session(principal: Principal, chat: DialogRecord, session_id: str) -> ConversationRecord:
+    try:
+        return await services().conversations.get(principal, chat.id, session_id)
+    except NotFound as error:
+        raise refused(f"You don't own the session {session_id}") from error
+
+
+async def _opener_frames(session: ConversationRecord) -> AsyncIterator[bytes]:
+    data: dict[str, Any] = {
+        "answer": session.messages[0].content if session.messages else "",
+        "reference": {},
+        "audio_binary": None,
+        "id": None,
+        "session_id": session.id,
+    }
+    yield frame({"code": 0, "message": "", "data": data}) + END_FRAME_WITH_MESSAGE
+
+
+async def _options(principal: Principal, body: dict[str, Any]) -> AskOptions:
+    """What this call changes. Datasets that are added must be the principal's own."""
+    documents = body.get("doc_ids") or ""
+    listed = documents.split(",") if isinstance(documents, str) else documents
+    if not isinstance(listed, list):
+        raise uncaught(repr(AttributeError(f"'{type(listed).__name__}' object has no attribute 'split'")))
+    datasets = body.get("kb_ids") or []
+    if not isinstance(datasets, list):
+        raise uncaught(repr(TypeError(f"'{type(datasets).__name__}' object is not iterable")))
+    for dataset_id in datasets:
+        try:
+            await services().knowledgebases.get(principal, str(dataset_id))
+        except NotFound as error:
+            raise refused(f"You don't own the dataset {dataset_id}") from error
+    return AskOptions(
+        quote=bool(body.get("quote", True)),
+        document_ids=tuple(str(each).strip() for each in listed if str(each).strip()),
+        dataset_ids=tuple(str(each) for each in datasets),
+        variables={key: value for key, value in body.items() if key not in _OWN_KEYS},
+    )
+
+
+async def _answer(
+    principal: Principal,
+    chat: DialogRecord,
+    session: ConversationRecord,
+    question: str,
+    options: AskOptions,
+    *,
+    streamed: bool,
+) -> Response:
+    conversations = services().conversations
+    turn = await conversations.begin_turn(principal, chat.id, session.id, question, options=options)
+    shape = AnswerShape(
+        message_id=turn.message_id,
+        session_id=session.id,
+        decorated=bool(chat.dataset_ids or options.dataset_ids),
+        fixed_when_empty=bool(chat.prompt_config.get("empty_response")),
+        created_at=services().clock.now().timestamp(),
+    )
+    followed = _Followed(principal, chat.id, session.id, turn.message_id)
+    if streamed:
+        return stream_response(answer_frames(followed.events(), shape))
+    try:
+        return sdk_result(await answer_object(followed.events(), shape))
+    except AnswerFailed as error:
+        raise uncaught(_repr(error.event.message)) from error
+
+
+def _repr(message: str) -> str:
+    """The repr the original shows for a failure that is no model's."""
+    kind = KeyError if message.startswith(MISSING_VARIABLE) else LookupError
+    return repr(kind(message))
+
+
+@dataclass(frozen=True, slots=True)
+class _Followed:
+    """An answer of a session, read from its log. The answer goes on when its reader leaves."""
+
+    principal: Principal
+    chat_id: str
+    session_id: str
+    message_id: str
+
+    async def events(self) -> AsyncIterator[DialogEvent]:
+        async for logged in services().conversations.events(
+            self.principal, self.chat_id, self.session_id, self.message_id
+        ):
+            yield logged.event
+
+
+@bp.get("/api/v1/chats/<chat_id>/sessions/<session_id>/messages/<message_id>/events")
+@api_key_required
+async def follow(principal: Principal, chat_id: str, session_id: str, message_id: str) -> Response:
+    """The events of an answer, past ones first: increments with ids, names and heartbeats.
+
+    `Last-Event-ID`, or `after` in the query, leaves out what was read before.
+    """
+    text = request.headers.get("Last-Event-ID") or request.args.get("after") or "0"
+    if not text.isascii() or not text.isdigit():
+        raise Refused(BAD_ARGUMENT, "Last-Event-ID must be the id of an event of this answer.", status=400)
+    conversations = services().conversations
+    await _check_message(principal, chat_id, session_id, message_id)
+    events = conversations.events(principal, chat_id, session_id, message_id, after=int(text[:15]))
+    return stream_response(_event_frames(events))
+
+
+async def _check_message(principal: Principal, chat_id: str, session_id: str, message_id: str) -> None:
+    try:
+        session = await services().conversations.get(principal, chat_id, session_id)
+    except NotFound as error:
+        raise Refused(NOT_FOUND, error.message, status=404) from error
+    if not any(message.message_id == message_id for message in session.messages):
+        raise Refused(NOT_FOUND, f"No message {message_id!r}.", status=404)
+
+
+async def _event_frames(events: AsyncIterator[LoggedEvent]) -> AsyncIterator[bytes]:
+    # The server sends the head of a response with its first bytes: a reader should not wait for the first event.
+    yield OPENING
+    batches = arrivals(events, idle_s=HEARTBEAT_S)
+    try:
+        async for batch in batches:
+            frames = [named_frame(each.event_id, *event_payload(each.event)) for each in batch]
+            yield b"".join(frames) or HEARTBEAT
+    finally:
+        await batches.aclose()
+
+
+@bp.post("/api/v1/chats/<chat_id>/sessions/<session_id>/messages/<message_id>/stop")
+@api_key_required
+async def stop(principal: Principal, chat_id: str, session_id: str, message_id: str) -> Response:
+    """End an answer and keep its text. An answer that has ended is left as it is."""
+    await _check_message(principal, chat_id, session_id, message_id)
+    await services().conversations.stop_turn(principal, chat_id, session_id, message_id)
+    return sdk_result()
