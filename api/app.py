@@ -1,0 +1,207 @@
+"""Wiring of the web process: backends, services, routes. Importing this module does no work."""
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+from quart import Quart, Response
+
+from api.apps import gate, openapi
+from api.apps.auth import public
+from api.apps.context import WebState, attach
+from api.apps.incoming import IncomingRequest, PacedConnection
+from api.apps.routes import BLUEPRINTS
+from api.apps.telemetry import Telemetry
+from api.db.data_folder import DataFolder
+from api.db.database import Database
+from api.db.services.assistant_service import AssistantService
+from api.db.services.chunk_service import ChunkService
+from api.db.services.container import Services
+from api.db.services.conversation_service import ConversationService
+from api.db.services.dialog_service import DialogService
+from api.db.services.document_service import DocumentService
+from api.db.services.knowledgebase_service import KnowledgebaseService
+from api.db.services.llm_service import ModelCatalogue
+from api.db.services.queue_depth import queue_depth
+from api.db.services.retrieval_service import RetrievalService
+from api.db.services.task_service import TaskService
+from api.db.services.token_service import TokenService
+from api.db.services.usage_service import UsageService
+from api.db.services.user_service import UserService
+from rag.blob.object_store import ObjectBlobStore
+from rag.core.blocking import Lane, run_in
+from rag.core.clock import Clock
+from rag.core.errors import RagError
+from rag.core.settings import Settings
+from rag.eventlog.memory import MemoryEventLog
+from rag.llm.registry import Registry
+from rag.prompts.loader import load_prompts
+from rag.queue.base import JobQueue
+from rag.retrieve.retriever import Retriever
+from rag.store.base import SearchStore
+from rag.store.lance import LanceStore
+
+FIRST_KEY_NAME = "first key"
+log = structlog.get_logger(__name__)
+
+
+@asynccontextmanager
+async def opened_services(settings: Settings, clock: Clock, queue: JobQueue) -> AsyncIterator[Services]:
+    """The use cases on the data folder of `settings`, open: what is light is ready, what is heavy loads at its first
+    use or in `warm`. Closes everything at the end.
+
+    Raises:
+        InvalidInput: the folder cannot be used, or a newer version wrote it.
+        StoreUnavailable: the disk is full, or the rows cannot be opened.
+    """
+    folder = DataFolder(settings.data_dir)
+    await run_in(Lane.FILES, folder.prepare)
+    async with AsyncExitStack() as stack:
+        db = Database(folder.rows_path, busy_timeout_s=settings.rows.busy_timeout_s)
+        await run_in(Lane.ROWS, db.open)
+        stack.callback(db.close)
+        secret = await run_in(Lane.FILES, folder.secret)
+        store = LanceStore(folder.index_path, clock=clock, sample_size=settings.retrieval.sample_size)
+        stack.push_async_callback(store.close)
+        services = build_services(settings, clock, queue, db=db, folder=folder, secret=secret, store=store)
+        await services.models.open()
+        stack.push_async_callback(services.models.close)
+        await _prepare_rows(services, folder)
+        stack.push_async_callback(services.conversations.close, settings.server.shutdown_s)
+        yield services
+
+
+def build_services(
+    settings: Settings,
+    clock: Clock,
+    queue: JobQueue,
+    *,
+    db: Database,
+    folder: DataFolder,
+    secret: str,
+    store: SearchStore,
+) -> Services:
+    """Hand backends to services. Opens nothing."""
+    blobs = ObjectBlobStore.in_folder(folder.files_path)
+    event_log = MemoryEventLog(clock, retention_s=settings.dialog.event_retention_s)
+    models = ModelCatalogue(settings, Registry(settings), usage=UsageService(db, clock), clock=clock)
+    knowledgebases = KnowledgebaseService(db, clock, store, models)
+    documents = DocumentService(db, clock, blobs, queue, store, settings.ingest)
+    chunks = ChunkService(db, clock)
+    retriever = Retriever(store=store, chunks=chunks, settings=settings.retrieval, clock=clock)
+    retrieval = RetrievalService(db, retriever, models)
+    dialogs = DialogService(retrieval, models, load_prompts(), clock)
+    return Services(
+        settings=settings,
+        clock=clock,
+        db=db,
+        store=store,
+        blobs=blobs,
+        queue=queue,
+        event_log=event_log,
+        models=models,
+        users=UserService(db, clock, settings.auth, secret=secret),
+        tokens=TokenService(db, clock),
+        knowledgebases=knowledgebases,
+        documents=documents,
+        chunks=chunks,
+        tasks=TaskService(db, clock, settings.ingest),
+        retrieval=retrieval,
+        dialogs=dialogs,
+        assistants=AssistantService(db, clock, knowledgebases, models),
+        conversations=ConversationService(db, clock, event_log, dialogs, settings.dialog),
+    )
+
+
+async def _prepare_rows(services: Services, folder: DataFolder) -> None:
+    """What a fresh folder needs, and what a dead process left behind."""
+    owner = await services.users.ensure_local_user()
+    if not await services.tokens.list(owner):
+        key = (await services.tokens.create(owner, FIRST_KEY_NAME)).key
+        await run_in(Lane.FILES, folder.write_first_key, key)
+    await run_in(Lane.FILES, folder.sweep_tmp, services.clock)
+    recovered = await services.conversations.recover()
+    if recovered:
+        log.info("answers_interrupted", count=recovered)
+
+
+async def warm(services: Services, state: WebState) -> None:
+    """Load what is heavy, in threads; `/readyz` waits for it. What fails is named there and tried at its first use."""
+    steps: list[tuple[str, Callable[[], Awaitable[object]]]] = [
+        ("index", services.store.check),
+        ("models", services.models.warm),
+        ("modules", lambda: run_in(Lane.FILES, _import_late_modules)),
+    ]
+    for name, step in steps:
+        try:
+            await step()
+        except RagError as error:
+            state.failed[name] = error.message
+            log.warning("warm_up_failed", part=name, code=error.code, reason=error.message)
+        else:
+            state.missing.discard(name)
+    # What is loaded stays: the collector need not walk it again and hold the loop.
+    gc.collect()
+    gc.freeze()
+
+
+def _import_late_modules() -> None:
+    """What the first login or link would import on the event loop."""
+    import argon2
+    import itsdangerous
+
+    log.debug("imported", modules=[argon2.__name__, itsdangerous.__name__])
+
+
+def create_app(settings: Settings, services: Services, state: WebState | None = None) -> Quart:
+    """The web app on open services. Loading of what is heavy begins when it is started."""
+    state = state or WebState()
+    state.services = services
+    state.missing |= {"index", "models", "modules"}
+    app = Quart("api", static_folder=None, template_folder=None)
+    app.request_class = IncomingRequest
+    app.asgi_http_class = PacedConnection
+    app.config.update(
+        MAX_CONTENT_LENGTH=None,  # each route has its own, see `api/apps/gate.py`
+        PROPAGATE_EXCEPTIONS=False,
+        TRAP_HTTP_EXCEPTIONS=False,
+    )
+    app.url_map.strict_slashes = False
+    attach(app, state)
+    telemetry = Telemetry(state)
+    gate.install(app, settings, telemetry)
+    for blueprint in BLUEPRINTS:
+        app.register_blueprint(blueprint)
+    openapi.install(app)
+    _serve_metrics(app, services, telemetry)
+    _run_beside(app, lambda: telemetry.watch_loop(), lambda: warm(services, state))
+    return app
+
+
+def _serve_metrics(app: Quart, services: Services, telemetry: Telemetry) -> None:
+    @app.get("/metrics")
+    @public
+    async def metrics() -> Response:
+        """Metrics in Prometheus' text format."""
+        content = await telemetry.render(lambda: queue_depth(services.db))
+        return Response(content, content_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _run_beside(app: Quart, *works: Callable[[], Awaitable[None]]) -> None:
+    """Run `works` from the start of `app` to its stop."""
+    tasks: list[asyncio.Future[None]] = []
+
+    @app.before_serving
+    async def begin() -> None:
+        tasks.extend(asyncio.ensure_future(work()) for work in works)
+
+    @app.after_serving
+    async def end() -> None:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
