@@ -4,10 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import peewee
-
 from api.db.database import Database
-from api.db.services.chunk_rows import text_of
+from api.db.services.chunk_rows import available_texts, text_of
 from api.db.services.document_rows import record_of
 from api.db.services.owned import in_groups, own_document
 from api.db.services.records import ChunkPage, Page
@@ -19,7 +17,6 @@ from rag.store.base import EntryKey
 
 _DEFAULT_SIZE = 10
 """Rows on a page of size 0 (the wire contract's rule for chunks)."""
-_VERSIONS_AT_ONCE = 100
 
 
 class ChunkService:
@@ -80,11 +77,10 @@ class ChunkService:
                 document = documents.get(key.document_id)
                 if document is not None and document.live_version == key.version_id:
                     by_version.setdefault(key.version_id, set()).add(key.chunk_id)
-            found: dict[EntryKey, ChunkText] = {}
-            for row in _available_chunks(by_version):
-                key = EntryKey(document_id=row.document_id, version_id=row.version_id, chunk_id=row.chunk_id)
-                found[key] = _text(row, documents[row.document_id])
-            return found
+            return {
+                EntryKey(document_id=text.document_id, version_id=text.version_id, chunk_id=text.chunk_id): text
+                for text in available_texts(by_version, {row.id: row.name for row in documents.values()})
+            }
 
         return await self._db.run(read)
 
@@ -142,17 +138,4 @@ def _live_documents(ids: set[str]) -> dict[str, Document]:
     for group in in_groups(ids):
         rows = Document.select(*columns).where(Document.id.in_(group) & (Document.enabled == True))  # noqa: E712
         found.update((row.id, row) for row in rows)
-    return found
-
-
-def _available_chunks(by_version: dict[str, set[str]]) -> list[Chunk]:
-    """Available chunks by version and id: one indexed look-up each, few statements."""
-    found: list[Chunk] = []
-    for group in in_groups(by_version.items(), _VERSIONS_AT_ONCE):
-        conditions = [
-            (Chunk.version_id == version_id) & Chunk.chunk_id.in_(list(chunk_ids)) for version_id, chunk_ids in group
-        ]
-        # One flat list: nested brackets of this depth are more than SQLite's parser takes.
-        any_of = peewee.NodeList(conditions, " OR ", parens=True)
-        found += [row for row in Chunk.select().where(any_of) if row.available]
     return found

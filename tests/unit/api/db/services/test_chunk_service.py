@@ -98,6 +98,8 @@ async def test_texts_are_live_and_available_only(world: World) -> None:
         key: CONTENTS[0]
     }
     assert await world.chunks.texts([]) == {}
+    listed = await world.chunks.list(ANN, dataset.id, document.id, Page())
+    assert (await world.chunks.texts([key]))[key] == listed.chunks[0]
     await world.documents.parse(ANN, dataset.id, [document.id])
     assert list(await world.chunks.texts([key])) == [key]
     new = await world.ingested(document, CONTENTS)
