@@ -12,6 +12,7 @@ Blocking; used by the wiring of the server, the worker and the commands.
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ UPGRADES: Mapping[int, Upgrade] = {}
 
 _FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO))
 _TMP_AGE_S = 86_400.0
+_LOCK_TRIES = 5
+_LOCK_PAUSE_S = 0.02
 
 
 class FileLock:
@@ -146,6 +149,12 @@ class DataFolder:
         lock = FileLock(self.path / "serve.lock")
         with self._clear_errors():
             held = lock.acquire()
+            for _ in range(_LOCK_TRIES):
+                if held:
+                    break
+                # `is_held` of another process takes the lock for a moment.
+                time.sleep(_LOCK_PAUSE_S)
+                held = lock.acquire()
         if not held:
             pid = lock.holder()
             raise Conflict(
@@ -195,10 +204,10 @@ class DataFolder:
         self._server_path.unlink(missing_ok=True)
 
     def sweep_tmp(self, clock: Clock) -> int:
-        """Remove what uploads of more than a day ago left in `tmp`; returns how many files."""
+        """Remove what broken-off uploads of more than a day ago left; returns how many files."""
         before = now_ms(clock) / 1000 - _TMP_AGE_S
         removed = 0
-        for path in self.tmp_path.rglob("*"):
+        for path in (*self.tmp_path.rglob("*"), *(self.files_path / "staging").rglob("*")):
             try:
                 if path.is_file() and path.stat().st_mtime < before:
                     path.unlink()

@@ -76,9 +76,23 @@ class SqliteDialect:
 
     @contextmanager
     def writing(self, database: peewee.Database) -> Iterator[None]:
-        """A transaction that holds the writer lock from its first statement."""
-        with database.atomic("IMMEDIATE"):
-            yield
+        """A transaction that holds the writer lock from its first statement.
+
+        After some errors, a full disk among them, SQLite has already rolled back by itself; the rollback that
+        follows then fails and would hide the reason.
+        """
+        cause: BaseException | None = None
+        try:
+            with database.atomic("IMMEDIATE"):
+                try:
+                    yield
+                except BaseException as error:
+                    cause = error
+                    raise
+        except peewee.OperationalError as error:
+            if "no transaction is active" not in str(error):
+                raise
+            raise (cause or _first(error)) from None
 
     def ddl(self, statement: str) -> str:
         """A portable schema statement (see `migrations`) in this dialect."""
@@ -111,3 +125,10 @@ class SqliteDialect:
 
 def _lower(text: str | None) -> str | None:
     return None if text is None else str(text).casefold()
+
+
+def _first(error: BaseException) -> BaseException:
+    """The error during whose handling all others came up."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error

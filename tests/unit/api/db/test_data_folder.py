@@ -187,11 +187,14 @@ def test_a_broken_server_note_is_no_server(tmp_path: Path, text: str) -> None:
 def test_only_old_uploads_are_swept(tmp_path: Path) -> None:
     folder = prepared(tmp_path)
     (folder.tmp_path / "upload").mkdir()
-    old, new = folder.tmp_path / "upload" / "old", folder.tmp_path / "new"
-    old.write_bytes(b"x")
-    new.write_bytes(b"x")
+    (folder.files_path / "staging").mkdir()
+    (folder.files_path / "ab").mkdir()
+    old, staged = folder.tmp_path / "upload" / "old", folder.files_path / "staging" / "x"
+    new, stored = folder.tmp_path / "new", folder.files_path / "ab" / "stored"
     long_ago = datetime(2020, 1, 1, tzinfo=UTC).timestamp()
-    os.utime(old, (long_ago, long_ago))
-    assert folder.sweep_tmp(SystemClock()) == 1
-    assert not old.exists()
-    assert new.exists()
+    for path in (old, staged, new, stored):
+        path.write_bytes(b"x")
+        if path != new:
+            os.utime(path, (long_ago, long_ago))
+    assert folder.sweep_tmp(SystemClock()) == 2
+    assert [path.exists() for path in (old, staged, new, stored)] == [False, False, True, True]

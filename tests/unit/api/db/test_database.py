@@ -143,6 +143,38 @@ def test_a_file_that_is_no_database_is_one_clear_error(tmp_path: Path, content: 
         Database(path, busy_timeout_s=1).open()
 
 
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("database is locked", StoreUnavailable),
+        ("database or disk is full", StoreUnavailable),
+        ("disk I/O error", StoreUnavailable),
+        ("unable to open database file", StoreUnavailable),
+        ("attempt to write a readonly database", StoreError),
+        ("database disk image is malformed", StoreError),
+        ("near x: syntax error", StoreError),
+    ],
+)
+def test_engine_errors_become_one_clear_line(tmp_path: Path, text: str, error: type[StoreError]) -> None:
+    translated = SqliteDialect(tmp_path / "rows.sqlite", busy_timeout_s=1).translate(peewee.OperationalError(text))
+    assert type(translated) is error
+    assert "\n" not in str(translated)
+
+
+async def test_a_full_disk_is_unavailable_and_loses_nothing(db: Database, tmp_path: Path) -> None:
+    await db.write(insert("kept"))
+
+    def fill() -> None:
+        Tenant._meta.database.execute_sql("PRAGMA max_page_count = 1")
+        for number in range(1000):
+            insert(f"{number:03}" + "x" * 20)()
+
+    with pytest.raises(StoreUnavailable, match="is full"):
+        await db.write(fill)
+    assert await db.run(names) == ["kept"]
+    await db.write(insert("later"))
+
+
 def test_rows_of_a_newer_version_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.sqlite"
     newest = max(migrations())
