@@ -8,6 +8,7 @@ A file holds a list of rows:
         method: POST                  # default GET
         path: /api/v1/chats/${chat}
         json: {...}                   # or `body: text` with `type: text/plain`, or `query: {...}`
+        files: [[file, a.txt, text]]  # or an upload, with `form: {...}` fields
         auth: key                     # key (default), none, wrong, or the header itself
       status: 200                     # default 200
       reply: {code: 102, message: ...}
@@ -80,6 +81,9 @@ class Scene:
         content: dict[str, Any] = {}
         if "json" in wanted:
             content["json"] = wanted["json"]
+        elif "files" in wanted:
+            content["files"] = [(part, (file, text.encode())) for part, file, text in wanted["files"]]
+            content["data"] = wanted.get("form")
         elif "body" in wanted:
             content["content"] = wanted["body"].encode()
             headers["Content-Type"] = wanted.get("type", "application/json")
@@ -88,6 +92,7 @@ class Scene:
             wanted["path"],
             params=wanted.get("query"),
             headers=headers,
+            follow_redirects=True,
             **content,
         )
 
