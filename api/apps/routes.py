@@ -3,7 +3,7 @@
 from quart import Blueprint
 
 from api.apps import openai_app, page_app, system_app, user_app
-from api.apps.sdk import chat, chats_openai, chunk, completion, dataset, doc, retrieval, session
+from api.apps.sdk import chat, chats_openai, chunk, completion, dataset, doc, progress, retrieval, session
 
 BLUEPRINTS: tuple[Blueprint, ...] = (
     system_app.bp,
@@ -13,6 +13,7 @@ BLUEPRINTS: tuple[Blueprint, ...] = (
     doc.bp,
     chunk.bp,
     retrieval.bp,
+    progress.bp,
     chat.bp,
     session.bp,
     completion.bp,
