@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from api.apps.sse import arrivals, frame
+from api.apps.sse import CRASHED, arrivals, frame
 from api.apps.wire_reference import EMPTY_REFERENCE, reference_wire
 from rag.core.errors import RagError
 from rag.core.events import (
@@ -30,6 +30,11 @@ _KEY_HINT: Final = " Please set LLM API-Key in 'User Setting -> Model providers 
 
 END_FRAME: Final = frame({"code": 0, "data": True})
 END_FRAME_WITH_MESSAGE: Final = frame({"code": 0, "message": "", "data": True})
+
+
+def crash_frames() -> bytes:
+    """How a stream ends after a defect."""
+    return error_frame(CRASHED) + END_FRAME
 
 
 class AnswerFailed(RagError):

@@ -12,10 +12,10 @@ from api.apps.auth import API_DOOR, Denial, NotAuthenticated, authenticate, mark
 from api.apps.context import services, web_state
 from api.apps.envelope import json_response, openai_error
 from api.apps.openai_body import ChatBody, EmbeddingsBody, read
-from api.apps.openai_frames import AnswerBroke, begin_chunks, whole_answer
+from api.apps.openai_frames import AnswerBroke, begin_chunks, error_frame, whole_answer
 from api.apps.openai_models import answering, find_model, list_models
 from api.apps.openai_wire import Completion
-from api.apps.sse import stream_response
+from api.apps.sse import CRASHED, stream_response
 from api.db.services.dialog_service import AskOptions, Sampling
 from api.db.services.records import DatasetRecord, DialogRecord
 from api.errors import default_of
@@ -97,7 +97,7 @@ async def chat_completions(principal: Principal) -> Response:
         usage_wanted = body.stream_options is not None and body.stream_options.include_usage
         stopping = web_state().stopping
         frames = await begin_chunks(events, completion, include_usage=usage_wanted, until=stopping)
-        return stream_response(frames)
+        return stream_response(frames, on_crash=error_frame(AnswerBroke(CRASHED, "internal")))
     answer = await whole_answer(events)
     assert answer.end is not None
     return json_response(

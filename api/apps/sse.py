@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, Final, TypeVar
 
 import orjson
+import structlog
 from quart import Response
 
 from api.apps.wire_reference import reference_wire
@@ -28,6 +29,8 @@ from rag.core.events import (
 )
 
 T = TypeVar("T")
+_log = structlog.get_logger(__name__)
+CRASHED: Final = "The server failed; its log says why."
 
 HEARTBEAT: Final = b": heartbeat\n\n"
 HEARTBEAT_S: Final = 15.0
@@ -76,11 +79,28 @@ def named_frame(event_id: int, name: str, payload: Any) -> bytes:
     return b"id: %d\nevent: %b\ndata: %b\n\n" % (event_id, name.encode(), dumps(payload))
 
 
-def stream_response(frames: AsyncIterator[bytes]) -> Response:
-    """A response that writes `frames` as they come, for as long as they come."""
-    response = Response(frames, headers=_HEADERS)
+def stream_response(frames: AsyncIterator[bytes], *, on_crash: bytes) -> Response:
+    """A response that writes `frames` as they come, for as long as they come.
+
+    Args:
+        on_crash: What ends the stream after a defect, when the status is spent; the log has the traceback.
+    """
+    response = Response(_guarded(frames, on_crash), headers=_HEADERS)
     response.timeout = None
     return response
+
+
+async def _guarded(frames: AsyncIterator[bytes], on_crash: bytes) -> AsyncIterator[bytes]:
+    try:
+        async for written in frames:
+            yield written
+    except Exception as error:  # noqa: BLE001  # the request handler's edge, as in `gate`: it is logged and told
+        _log.exception("stream_crashed", error=type(error).__name__, exc_info=error)
+        yield on_crash
+    finally:
+        close = getattr(frames, "aclose", None)
+        if close is not None:
+            await close()
 
 
 async def arrivals(

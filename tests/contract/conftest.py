@@ -13,10 +13,12 @@ from tests.e2e.serving import Serving
 def contract_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A client of one server for all rows; it sends no key unless a row says so."""
     serving = Serving(tmp_path_factory.mktemp("contract") / "data")
-    with serving.client() as client:
-        client.headers["X-Test-Key"] = client.headers.pop("Authorization")
-        yield client
-    serving.stop()
+    try:
+        with serving.client() as client:
+            client.headers["X-Test-Key"] = client.headers.pop("Authorization")
+            yield client
+    finally:
+        serving.stop()
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from api.apps.body import required
 from api.apps.context import services, web_state
 from api.apps.envelope import json_response, uncaught
 from api.apps.sdk.lists import refused
-from api.apps.sse import arrivals, frame, stream_response
+from api.apps.sse import CRASHED, arrivals, frame, stream_response
 from api.apps.wire_reference import chunk_wire
 from api.db.services.dialog_service import AskOptions
 from api.db.services.records import DialogRecord
@@ -77,7 +77,8 @@ async def _complete(principal: Principal, chat_id: str, body: dict[str, Any]) ->
         with_sources=with_sources,
     )
     if bool(body.get("stream", True)):
-        return stream_response(_frames(events, call, web_state().stopping))
+        frames = _frames(events, call, web_state().stopping)
+        return stream_response(frames, on_crash=call.chunk({"content": f"**ERROR**: {CRASHED}"}) + _END)
     return json_response(await _whole(events, call, chat))
 
 

@@ -2,7 +2,6 @@
 are our own)."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 from quart import Blueprint, Response, request
@@ -14,6 +13,7 @@ from api.apps.answer_wire import (
     AnswerShape,
     answer_frames,
     answer_object,
+    crash_frames,
 )
 from api.apps.auth import api_key_required
 from api.apps.body import as_object, raw
@@ -22,7 +22,18 @@ from api.apps.envelope import Refused, sdk_result, uncaught
 from api.apps.sdk.chat_wire import check_name
 from api.apps.sdk.lists import refused
 from api.apps.sdk.session import DEFAULT_NAME
-from api.apps.sse import HEARTBEAT, HEARTBEAT_S, OPENING, arrivals, event_payload, frame, named_frame, stream_response
+from api.apps.sse import (
+    CRASHED,
+    HEARTBEAT,
+    HEARTBEAT_S,
+    OPENING,
+    arrivals,
+    dumps,
+    event_payload,
+    frame,
+    named_frame,
+    stream_response,
+)
 from api.db.services.conversation_service import LoggedEvent
 from api.db.services.dialog_service import AskOptions
 from api.db.services.records import ConversationRecord, DialogRecord
@@ -32,6 +43,8 @@ from rag.core.events import DialogEvent
 from rag.core.types import Principal
 
 bp = Blueprint("completions", __name__)
+
+_CRASH_EVENT: Final = b"event: failed\ndata: %b\n\n" % dumps({"code": "internal", "message": CRASHED, "answer": ""})
 
 _NO_QUESTION: Final = "TypeError(\"completion() missing 1 required positional argument: 'question'\")"
 _OWN_KEYS: Final = frozenset({"question", "session_id", "stream", "name", "user_id", "quote", "doc_ids", "kb_ids"})
@@ -50,7 +63,7 @@ async def complete(principal: Principal, chat_id: str) -> Response:
     if not session_id:
         session = await _new_session(principal, chat, body)
         if streamed:
-            return stream_response(_opener_frames(session))
+            return stream_response(_opener_frames(session), on_crash=crash_frames())
         # Without a session the question is discarded and the empty one answered (a quirk).
         body["question"] = ""
     else:
@@ -135,11 +148,11 @@ async def _answer(
         fixed_when_empty=bool(chat.prompt_config.get("empty_response")),
         created_at=services().clock.now().timestamp(),
     )
-    followed = _Followed(principal, chat.id, session.id, turn.message_id)
+    events = _plain(conversations.events(principal, chat.id, session.id, turn.message_id))
     if streamed:
-        return stream_response(answer_frames(followed.events(), shape))
+        return stream_response(answer_frames(events, shape), on_crash=crash_frames())
     try:
-        return sdk_result(await answer_object(followed.events(), shape))
+        return sdk_result(await answer_object(events, shape))
     except AnswerFailed as error:
         raise uncaught(_repr(error.event.message)) from error
 
@@ -150,20 +163,9 @@ def _repr(message: str) -> str:
     return repr(kind(message))
 
 
-@dataclass(frozen=True, slots=True)
-class _Followed:
-    """An answer of a session, read from its log. The answer goes on when its reader leaves."""
-
-    principal: Principal
-    chat_id: str
-    session_id: str
-    message_id: str
-
-    async def events(self) -> AsyncIterator[DialogEvent]:
-        async for logged in services().conversations.events(
-            self.principal, self.chat_id, self.session_id, self.message_id
-        ):
-            yield logged.event
+async def _plain(logged: AsyncIterator[LoggedEvent]) -> AsyncIterator[DialogEvent]:
+    async for each in logged:
+        yield each.event
 
 
 @bp.get("/api/v1/chats/<chat_id>/sessions/<session_id>/messages/<message_id>/events")
@@ -179,7 +181,7 @@ async def follow(principal: Principal, chat_id: str, session_id: str, message_id
     conversations = services().conversations
     await _check_message(principal, chat_id, session_id, message_id)
     events = conversations.events(principal, chat_id, session_id, message_id, after=int(text[:15]))
-    return stream_response(_event_frames(events))
+    return stream_response(_event_frames(events), on_crash=_CRASH_EVENT)
 
 
 async def _check_message(principal: Principal, chat_id: str, session_id: str, message_id: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from api.apps.sse import arrivals, dumps, event_payload, frame, named_frame
+from api.apps.sse import arrivals, dumps, event_payload, frame, named_frame, stream_response
 from rag.core.events import (
     Cited,
     DialogEvent,
@@ -150,3 +150,13 @@ async def test_a_slow_reader_holds_the_source_back() -> None:
     async for batch in batches:
         seen += batch
     assert seen == list(range(5000))
+
+
+async def test_a_stream_that_crashes_ends_in_words() -> None:
+    async def frames() -> AsyncIterator[bytes]:
+        yield b"first"
+        raise ValueError("a defect")
+
+    response = stream_response(frames(), on_crash=b"last")
+    assert response.timeout is None
+    assert await response.get_data() == b"firstlast"
