@@ -21,7 +21,7 @@ _MOST_DIGITS = 6
 
 _CODE = re.compile(r"^[ ]{0,3}(`{3,}|~{3,})[^\n]*(?:\n.*?(?:^[ ]{0,3}\1[`~]*[ \t]*$|\Z)|\Z)|`[^`\n]+`", re.M | re.S)
 _NUMBERS = r"(\d+(?:\s?[,;、，]\s?(?:ID\s?[:：]?\s?)?\d+){0,15})"
-_BRACKETED = re.compile(rf"(?P<lead>[ \t]{0, 4})(?P<open>[\[(【（])\s?ID\s?[:：]\s?{_NUMBERS}\s?[\])】）]", re.I)
+_BRACKETED = re.compile(r"(?P<lead>[ \t]{0,4})(?P<open>[\[(【（])\s?ID\s?[:：]\s?" + _NUMBERS + r"\s?[\])】）]", re.I)
 _REF = re.compile(r"(?P<open>[\[(【（])?\bref(\d+)\b(?(open)[\])】）])", re.I)
 _DIGITS = re.compile(r"\d+")
 _MARK = re.compile(r"\[ID:(\d+)\]")

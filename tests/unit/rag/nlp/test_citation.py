@@ -1,0 +1,222 @@
+import re
+import time
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from rag.core.types import CitedChunk, Reference
+from rag.nlp.citation import (
+    MarkFilter,
+    Sentence,
+    citable_sentences,
+    cited_indices,
+    count_documents,
+    insert_marks,
+    outside_code,
+    repair_marks,
+    support,
+    with_counts,
+    without_marks,
+    word_overlap,
+)
+
+PIECES = st.sampled_from(
+    ["[ID:0]", "[ID:7]", "[ID: 2]", "(ID:1)", "【ID:1】", "[ID:1, ID:2]", "ref2", "REF9", "`", "```\n", "\n"]
+    + ["~~~\n", " ", "Sales grew by 4.2 %. ", "The U.S. plant", ".", "[", "ID", ":", "1", "]", "中文。", "  "]
+    + ["| a | b |\n", "# Head\n"]
+)
+TEXTS = st.lists(PIECES, max_size=25).map("".join) | st.text(max_size=60)
+
+
+@pytest.mark.parametrize(
+    ("written", "repaired"),
+    [
+        ("a [ID:1].", "a [ID:1]."),
+        ("a (ID:1).", "a [ID:1]."),
+        ("a (id: 1 ).", "a [ID:1]."),
+        ("a [ID: 1].", "a [ID:1]."),
+        ("a 【ID:1】。", "a [ID:1]。"),
+        ("a （ID：1）。", "a [ID:1]。"),
+        ("a ref1.", "a [ID:1]."),
+        ("a Ref1 and REF2", "a [ID:1] and [ID:2]"),
+        ("a [ref1].", "a [ID:1]."),
+        ("a [ID:0][ID:2].", "a [ID:0][ID:2]."),
+        ("a [ID:0, ID:2].", "a [ID:0][ID:2]."),
+        ("a [ID:0, 2; 0].", "a [ID:0][ID:2]."),
+        ("a [ID:3].", "a."),
+        ("a [ID:99] b", "a b"),
+        ("a [ID:1, ID:99].", "a [ID:1]."),
+        ("a [ID:" + "9" * 5000 + "].", "a."),
+        ("his badge (ID:4711)", "his badge (ID:4711)"),
+        ("ref2021 and preref1", "ref2021 and preref1"),
+        ("a [ID:one] [ID:]", "a [ID:one] [ID:]"),
+        ("`x[ID: 1]` and\n```\n(ID:1)\n```\n(ID:1)", "`x[ID: 1]` and\n```\n(ID:1)\n```\n[ID:1]"),
+        ("```\n(ID:1) not closed", "```\n(ID:1) not closed"),
+    ],
+)
+def test_marks_are_repaired(written: str, repaired: str) -> None:
+    assert repair_marks(written, 3) == repaired
+
+
+@given(TEXTS, st.integers(0, 5))
+def test_after_repair_every_mark_names_a_source_and_a_second_repair_changes_nothing(text: str, sources: int) -> None:
+    repaired = repair_marks(text, sources)
+    assert all(n < sources for n in cited_indices(repaired))
+    again = repair_marks(repaired, sources)
+    assert cited_indices(again) == cited_indices(repaired)
+
+
+@given(st.text(alphabet="ab .\n`~", max_size=60), st.integers(0, 5))
+def test_repair_leaves_a_text_without_marks_alone(text: str, sources: int) -> None:
+    assert repair_marks(text, sources) == text
+
+
+@given(TEXTS)
+def test_code_and_text_put_together_are_the_whole(text: str) -> None:
+    assert outside_code(text, lambda part: part) == text
+
+
+def test_cited_indices_come_once_in_order_and_not_from_code() -> None:
+    assert cited_indices("a [ID:5] b [ID:0][ID:5] `[ID:3]`\n```\n[ID:4]\n```\n[ID:10]") == (5, 0, 10)
+
+
+def test_marks_of_both_forms_are_removed() -> None:
+    assert without_marks("a [ID:1][ID:2]. b ##0$$. `c [ID:1]`") == "a. b. `c [ID:1]`"
+
+
+@given(TEXTS, st.lists(st.integers(1, 7), min_size=1, max_size=40))
+@example("a [ID:1]", [1])
+def test_the_filter_removes_marks_however_the_text_is_cut(text: str, sizes: list[int]) -> None:
+    marks = MarkFilter()
+    shown, start, turn = "", 0, 0
+    while start < len(text):
+        size = sizes[turn % len(sizes)]
+        shown += marks.feed(text[start : start + size])
+        start, turn = start + size, turn + 1
+    shown += marks.rest()
+    assert re.sub(r"\s", "", shown) == re.sub(r"\s", "", _fully_unmarked(text, shown))
+    assert not re.search(r"\[ID:\d{1,6}\]", text) or len(shown) < len(text)
+
+
+def _fully_unmarked(text: str, shown: str) -> str:
+    """Removing a mark may leave another behind (`[ID:[ID:1]1]`): either reading is right."""
+    once = re.sub(r"\[ID:\d+\]|##\d+\$\$", "", text)
+    return once if re.sub(r"\s", "", once) == re.sub(r"\s", "", shown) else shown
+
+
+def test_the_filter_holds_back_no_more_than_it_must() -> None:
+    marks = MarkFilter()
+    assert [marks.feed(piece) for piece in ["One", " two", " [ID", ":0", "]", ". [I am", "]"]] == [
+        "One", " two", "", "", "", ". [I am", "]",
+    ]  # fmt: skip
+
+
+def test_sentences_of_prose_only() -> None:
+    answer = "# Results 2022\n\nSales grew. The U.S. plant closed!\n- First item here\n| a | b |\n|---|---|\n"
+    answer += "\n```\nx = 1.\n```\nEnd"
+    found = citable_sentences(answer)
+    assert [each.text for each in found] == ["Sales grew.", "The U.S. plant closed!", "- First item here", "End"]
+    assert all(answer[: each.end].endswith(each.text) for each in found)
+
+
+@given(TEXTS)
+def test_sentences_lie_in_the_answer_in_order(text: str) -> None:
+    found = citable_sentences(text)
+    ends = [each.end for each in found]
+    assert ends == sorted(ends)
+    assert all(text[: each.end].endswith(each.text) for each in found)
+
+
+@given(TEXTS, st.integers(0, 6), st.randoms(use_true_random=False))
+def test_insertion_only_adds_marks_each_once_at_most_four_together(text: str, sources: int, random: object) -> None:
+    answer = without_marks(text)
+    claims = citable_sentences(answer)
+    scores = np.array([[random.random() for _ in range(sources)] for _ in claims], dtype=np.float32)  # type: ignore[attr-defined]
+    scores = scores.reshape(len(claims), sources)
+    cited = insert_marks(answer, claims, scores)
+    added = re.findall(r" ((?:\[ID:\d+\])+)", cited) if cited != answer else []
+    before = re.findall(r" ((?:\[ID:\d+\])+)", answer)
+    assert sum(len(each) for each in added) - sum(len(each) for each in before) + cited.count(" [ID:") - answer.count(
+        " [ID:"
+    ) == len(cited) - len(answer)
+    for n in range(sources):
+        assert cited.count(f"[ID:{n}]") - answer.count(f"[ID:{n}]") in (0, 1)
+    if not before:
+        assert all(each.count("[ID:") <= 4 for each in added)
+
+
+def test_a_source_is_cited_where_it_supports_best() -> None:
+    answer = "One two three. Four five six. Seven eight nine."
+    claims = citable_sentences(answer)
+    scores = np.array([[0.6, 0.1], [0.9, 0.88], [0.2, 0.3]], dtype=np.float32)
+    assert insert_marks(answer, claims, scores) == "One two three. Four five six. [ID:0][ID:1] Seven eight nine."
+
+
+def test_of_many_sources_the_best_four_are_cited_in_order() -> None:
+    claims = [Sentence(text="A b c.", end=6)]
+    scores = np.array([[0.90, 0.95, 0.91, 0.99, 0.92, 0.98]], dtype=np.float32)
+    assert insert_marks("A b c.", claims, scores) == "A b c. [ID:1][ID:3][ID:4][ID:5]"
+
+
+def test_below_the_threshold_and_far_from_the_best_nothing_is_cited() -> None:
+    claims = [Sentence(text="A b c.", end=6)]
+    assert insert_marks("A b c.", claims, np.array([[0.5]], dtype=np.float32)) == "A b c."
+    assert insert_marks("A b c.", claims, np.array([[0.95, 0.7]], dtype=np.float32)) == "A b c. [ID:0]"
+    assert insert_marks("", [], np.zeros((0, 3), dtype=np.float32)) == ""
+
+
+def test_overlap_is_the_share_of_weight_and_what_no_passage_has_weighs_most() -> None:
+    passages = ["Revenue of Boeing was 66 billion dollars in 2022", "The weather in Rome was fine in May"]
+    overlap = word_overlap(["Boeing revenue was 66 billion", "Boeing revenue was 99 trillion", "In 2022"], passages)
+    assert overlap.shape == (3, 2)
+    assert overlap[0, 0] == pytest.approx(1.0)
+    assert overlap[1, 0] < 0.6
+    assert overlap[0, 1] < 0.2
+    assert not overlap[2].any()
+    assert word_overlap([], passages).shape == (0, 2)
+
+
+def test_support_needs_a_word_in_common() -> None:
+    found = support(np.array([[0.9, 0.9, -0.5]], dtype=np.float32), np.array([[0.0, 0.5, 0.5]], dtype=np.float32))
+    assert found[0].tolist() == pytest.approx([0.0, 0.7, 0.25])
+
+
+def chunk(index: int, document_id: str) -> CitedChunk:
+    return CitedChunk(
+        index=index, chunk_id=f"c{index}", document_id=document_id, document_name=f"{document_id}.pdf", dataset_id="k",
+        content="text", positions=(), similarity=0.5, vector_similarity=0.5, term_similarity=0.5,
+    )  # fmt: skip
+
+
+def test_documents_are_counted_by_what_is_cited_or_all() -> None:
+    chunks = (chunk(0, "a"), chunk(1, "b"), chunk(2, "b"), chunk(3, "c"))
+    reference = with_counts(Reference(total=9, chunks=chunks), "x [ID:0] y [ID:2][ID:1]")
+    assert [(each.document_name, each.count) for each in reference.documents] == [("b.pdf", 2), ("a.pdf", 1)]
+    everything = with_counts(reference, "nothing cited")
+    assert sum(each.count for each in everything.documents) == 4
+    assert (everything.total, everything.chunks) == (9, chunks)
+    assert count_documents((), frozenset({1})) == ()
+
+
+HOSTILE = [
+    "`" * 20000,
+    "[ID:" * 8000,
+    "(ID:1," * 8000,
+    " " * 30000,
+    "\t [ID" * 8000,
+    "```\n" * 5001,
+    "~~~\n" + "```\n" * 4000,
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: repr(text[:6]))
+def test_no_text_takes_long(text: str) -> None:
+    began = time.perf_counter()
+    repair_marks(text, 3)
+    without_marks(text)
+    cited_indices(text)
+    MarkFilter().feed(text)
+    citable_sentences(text)
+    assert time.perf_counter() - began < 2
