@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from rag.core.types import Element, ElementKind, Position
+from rag.parse.statements import around, figure_count, join_rows, join_tables
 
 _TEXTS = (ElementKind.PARAGRAPH, ElementKind.LIST_ITEM, ElementKind.HEADING)
 _EDGE_ELEMENTS = 2
@@ -19,8 +20,12 @@ _WORD = re.compile(r"[^\W\d_]+")
 _HYPHEN = re.compile(r"([^\W\d_]+)- ([a-zà-ÿ]+)")
 _SUSPENDED = frozenset(["and", "or", "to", "und", "oder", "bis", "et", "ou", "y", "o", "e"])
 _TORN_END = re.compile(r"\b([^\W\d_]{3,}) ([b-hj-z])(?=[\s.,;:)]|$)")
-_FIGURES = re.compile(r"^[\s$€£¥()\[\]\d.,%—–−-]+$|^(?:N/A|n/a|nm|NM|\*)$")
-_ROW_END = re.compile(r"(?<=[\d)%—]) (?=[A-Z(]?[A-Za-z][a-z]+)")
+_TORN_START = re.compile(r"\b([B-HJ-Z]) ([a-z]{3,})\b")
+_TORN_FIGURE = re.compile(r"(?<![\d,])(\d{1,3}(?:,\d{3})*,)(?:(\d) (\d\d)|(\d\d) (\d))(?!\d)")
+_LOOSE_MARK = re.compile(r"(?<=\w) (?=[,;](?:\s|$))")
+_SAYS_SOMETHING = re.compile(r"[^\W_]|[☐☒☑✓]")
+_HEADING_WORDS = 25
+_NUMBERED = re.compile(r"^(?:item|note|part|section|article|exhibit|chapter|appendix|table|figure|schedule)\b", re.I)
 
 
 def clean_pages(elements: Sequence[Element], *, pages: int) -> list[Element]:
@@ -30,7 +35,9 @@ def clean_pages(elements: Sequence[Element], *, pages: int) -> list[Element]:
     kept = drop_page_numbers(kept)
     kept = drop_running_lines(kept, pages=pages)
     kept = mend_words(kept)
-    return join_rows(join_headings(kept))
+    kept = [element for element in kept if _SAYS_SOMETHING.search(element.text)]
+    kept = join_headings(demote_headings(kept))
+    return join_tables(join_rows(kept))
 
 
 def drop_text_of_tables(elements: Sequence[Element]) -> list[Element]:
@@ -100,9 +107,57 @@ def mend_words(elements: Sequence[Element]) -> list[Element]:
         return whole if known[whole.lower()] else match[0]
 
     def mend(text: str) -> str:
-        return _TORN_END.sub(torn, _HYPHEN.sub(hyphen, text))
+        text = _TORN_START.sub(torn, _TORN_END.sub(torn, _HYPHEN.sub(hyphen, text)))
+        return _LOOSE_MARK.sub("", _TORN_FIGURE.sub(lambda m: "".join(filter(None, m.groups())), text))
 
     return [_changed(element, mend) for element in elements]
+
+
+def demote_headings(elements: Sequence[Element]) -> list[Element]:
+    """Make paragraphs of what only looks like a heading: whole sentences, rows of figures, and first lines in bold,
+    which are given back to the paragraph below."""
+    kept: list[Element] = []
+    for element in elements:
+        last = kept[-1] if kept else None
+        if last is not None and _begins(last, element):
+            glue = "" if last.text.endswith("-") else " "
+            kept[-1] = replace(
+                element,
+                text=f"{last.text}{glue}{element.text}",
+                page=last.page,
+                positions=_together(last.positions, element.positions),
+            )
+        elif element.kind is ElementKind.HEADING and _no_heading(element.text):
+            kept.append(replace(element, kind=ElementKind.PARAGRAPH, level=0))
+        else:
+            kept.append(element)
+    return kept
+
+
+def _begins(last: Element, element: Element) -> bool:
+    """Whether a heading is the first line of the paragraph after it."""
+    return (
+        last.kind is ElementKind.HEADING
+        and element.kind is ElementKind.PARAGRAPH
+        and element.text[0].islower()
+        and len(last.text.split()) > 3
+        and not last.text.rstrip().endswith((".", ":", "?", "!"))
+        and (element.page or 0) - (last.page or 0) in (0, 1)
+    )
+
+
+def _no_heading(text: str) -> bool:
+    words = text.split()
+    if _NUMBERED.match(text):
+        return len(words) > 2 * _HEADING_WORDS
+    sentence = len(words) > 8 and text.rstrip().endswith(".")
+    return sentence or len(words) > _HEADING_WORDS or figure_count(words) >= 0.5 * len(words)
+
+
+def _together(first: tuple[Position, ...], second: tuple[Position, ...]) -> tuple[Position, ...]:
+    if first and second and first[-1].page == second[0].page:
+        return (*first[:-1], around((first[-1], second[0])), *second[1:])
+    return first + second
 
 
 def join_headings(elements: Sequence[Element]) -> list[Element]:
@@ -112,52 +167,11 @@ def join_headings(elements: Sequence[Element]) -> list[Element]:
         last = joined[-1] if joined else None
         if last is not None and _same_heading(last, element):
             joined[-1] = replace(
-                last, text=f"{last.text} {element.text}", positions=(_around(last.positions + element.positions),)
+                last, text=f"{last.text} {element.text}", positions=(around(last.positions + element.positions),)
             )
         else:
             joined.append(element)
     return joined
-
-
-def join_rows(elements: Sequence[Element]) -> list[Element]:
-    """Make one paragraph, a line for each row, of rows of figures that arrive in pieces side by side.
-
-    A statement whose columns the library does not see as a table comes as label, figure, "figures next label".
-    """
-    joined: list[Element] = []
-    run: list[Element] = []
-    for element in (*elements, None):
-        if element is not None and _continues_row(run, element):
-            run.append(element)
-            continue
-        joined.extend(_one_of(run))
-        run = [element] if element is not None else []
-    return joined
-
-
-def _continues_row(run: Sequence[Element], element: Element) -> bool:
-    if not run or element.kind is not ElementKind.PARAGRAPH or run[-1].kind is not ElementKind.PARAGRAPH:
-        return False
-    if not element.positions or not run[-1].positions or element.page != run[-1].page:
-        return False
-    above, below = run[-1].positions[-1], element.positions[0]
-    overlap = min(above.bottom, below.bottom) - max(above.top, below.top)
-    return overlap > 0.5 * min(above.bottom - above.top, below.bottom - below.top) and (
-        _has_figures(element.text) or _has_figures(run[-1].text)
-    )
-
-
-def _has_figures(text: str) -> bool:
-    words = text.split()
-    return sum(bool(_FIGURES.match(word)) for word in words) >= max(1, 0.3 * min(len(words), 12)) and len(words) <= 60
-
-
-def _one_of(run: Sequence[Element]) -> list[Element]:
-    if len(run) < 2:
-        return list(run)
-    text = _ROW_END.sub("\n", " ".join(element.text for element in run))
-    box = _around(tuple(position for element in run for position in element.positions))
-    return [replace(run[0], text=text, positions=(box,))]
 
 
 def _same_heading(last: Element, element: Element) -> bool:
@@ -191,16 +205,6 @@ def _share_within(inner: Position, outer: Position) -> float:
     height = min(inner.bottom, outer.bottom) - max(inner.top, outer.top)
     area = (inner.right - inner.left) * (inner.bottom - inner.top)
     return width * height / area if area > 0 and width > 0 and height > 0 else 0.0
-
-
-def _around(positions: Sequence[Position]) -> Position:
-    return Position(
-        page=positions[0].page,
-        left=min(p.left for p in positions),
-        right=max(p.right for p in positions),
-        top=min(p.top for p in positions),
-        bottom=max(p.bottom for p in positions),
-    )
 
 
 def _changed(element: Element, change: Callable[[str], str]) -> Element:

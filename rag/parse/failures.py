@@ -62,7 +62,8 @@ _PATTERNS: tuple[tuple[re.Pattern[str], type[RagError], str], ...] = (
     (re.compile(r"timed? ?out|deadline", re.I), ParserLimit, TOO_SLOW),
     (
         re.compile(
-            r"security|bomb|compression ratio|(content|file|archive|document) too large|too (many|deep)|exceeds? (the )?(max|limit)|nesting",
+            r"security|bomb|compression ratio|(content|file|archive|document) too large|too (many|deep)|"
+            r"exceeds? (the )?(max|limit)|nesting",
             re.I,
         ),
         ParserLimit,
