@@ -14,7 +14,7 @@ from rag.llm.base import ChatRequest, Delta, Embedded, Grounding, ModelInfo
 from rag.llm.quotable import Selection, choose
 
 INFO = ModelInfo(name="extractive@Builtin", context_tokens=32768, max_output_tokens=2048, local=True)
-_EMBEDDED = 12
+_EMBEDDED = 11
 _PIECE = re.compile(r"\s*(?:\[ID:\d+\]|[^\s\u2e80-\u9fff\uff00-\uffef]+|[\u2e80-\u9fff\uff00-\uffef]{1,8})|\s+$")
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _NOTHING = "Nothing in the documents answers this question."
@@ -75,7 +75,7 @@ class ExtractiveChat:
         found = selection.candidates(_EMBEDDED)
         if not found:
             return []
-        texts = [grounding.question, *(candidate.text_to_embed() for candidate in found)]
+        texts = [selection.text_to_embed(), *(candidate.text_to_embed() for candidate in found)]
         vectors = self._embedder.encode(texts).vectors
         likeness = vectors[1:] @ vectors[1:].T
         quotes = choose(selection, found, vectors[1:] @ vectors[0], likeness)

@@ -20,9 +20,24 @@ _STOP_WORDS = """
     response answer relying details shown per primarily same she should show so some such tell than that the their
     them then there these they this those through to too under until up upon use using very was we were what when
     where whether which while who whom whose why will with would you your according name explain describe find
+    fy fiscal year usd million millions billion billions dollars
     的 了 在 是 和 与 吗 呢 什么 什 么 谁 哪 些 哪些 几 多少 多 少 如何 怎么 怎 为什么 为 何 被 有 个 请 问 于 以
     对 中 之 这 那 其 及 或 都 也 就 它 他 她
 """
+# What reports call what questions ask for.
+_ALSO_CALLED = (
+    (re.compile(r"\bcap(?:ital )?ex(?:penditures?)?\b", re.IGNORECASE), "purchases additions property plant equipment"),
+    (re.compile(r"\bpp&?n?e\b", re.IGNORECASE), "property plant equipment"),
+    (re.compile(r"\brevenues?\b", re.IGNORECASE), "sales"),
+    (re.compile(r"\bcogs\b", re.IGNORECASE), "cost of sales goods sold"),
+    (re.compile(r"\bprofits?\b", re.IGNORECASE), "income earnings"),
+    (re.compile(r"\bR&D\b"), "research development"),
+    (re.compile(r"\bFCF\b|\bfree cash ?flow", re.IGNORECASE), "cash operating activities"),
+)
+_ALSO_WEIGHT = 0.35
+_ASIDE_WEIGHT = 0.15
+_YEAR_TERM = re.compile(r"fy(?:\d{2}|\d{4})")
+_ASKING = re.compile(r"[^.?!。？！]*(?:\.(?=\w)[^.?!。？！]*)*[?？]")
 _LEANS = re.compile(
     r"(?:(?:it|its|they|their|them|he|his|she|her|this|these|those|that|such|both|neither|the (?:latter|former|same)|"
     r"however|therefore|thus|hence|consequently|moreover|furthermore|additionally|in addition|as a result|"
@@ -40,6 +55,7 @@ _TIME_ASKED = re.compile(
     r"\bwhen\b|\bwhat (?:year|date|day|month|time)\b|\bwhich year\b|何时|什么时候|哪一?年", re.IGNORECASE
 )
 _WHO_ASKED = re.compile(r"\bwho(?:m|se)?\b|谁", re.IGNORECASE)
+_LETTER = re.compile(r"[^\W\d_]")
 _DIGIT = re.compile(r"\d")
 _COUNT = re.compile(
     r"\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|twelve|hundred|thousand|million|billion)\b", re.I
@@ -53,8 +69,11 @@ _WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 _YEAR = re.compile(r"(?:19|20)\d{2}")
 _SINGLE_WIDE_WEIGHT = 0.25
 _CONTEXT_WEIGHT = 0.5
-_MAX_EMBEDDED_CHARS = 320
+_MAX_EMBEDDED_CHARS = 200
 _MIN_CHARS = 12
+_MAX_QUESTION_CHARS = 400
+_FIGURE_END = re.compile(r"\d[\d,.]*\)?%?$")
+_ENDS = ".!?。！？;；\"'”)"
 MAX_QUOTES = 3
 MARGIN = 0.1
 """How far below the best score a further quotation may lie."""
@@ -79,10 +98,12 @@ class Candidate:
     lexical: float
 
     def text_to_embed(self) -> str:
-        """The unit under its caption; of a row, what its cells are called."""
+        """The unit; of a row its label and its table's caption, because figures blur what it is about."""
         text = self.unit.text
         if self.unit.kind == "row":
-            text = f"{self.caption}: {row_text(self.unit, ())}" if self.caption else row_text(self.unit, ())
+            label = next((cell for cell in self.unit.cells if _LETTER.search(cell)), text)
+            year = next((head for head in self.unit.header if _YEAR.search(head)), "")
+            text = " ".join(part for part in (label, year, self.caption) if part)
         return text[:_MAX_EMBEDDED_CHARS]
 
 
@@ -100,6 +121,8 @@ class Selection:
 
     def __init__(self, question: str, passages: Sequence[ChunkText]) -> None:
         self.question = question
+        self.focus = focus_of(question)
+        self.years = set(_YEAR.findall(question))
         self.wide = bool(_WIDE.search(question))
         self._units = [units(passage.content) for passage in passages]
         self._terms = [[set(analyse(unit.text)) for unit in part] for part in self._units]
@@ -108,18 +131,27 @@ class Selection:
         ]
         self.weights = self._weigh(question)
         self._whole = sum(self.weights.values()) or 1.0
+        self._names_found = [names for pattern, names in _ALSO_CALLED if pattern.search(self.focus)]
+        self._synonyms = set(analyse(" ".join(self._names_found))) - self.weights.keys() - _stops()
 
     def _weigh(self, question: str) -> dict[str, float]:
+        """Terms of the question with their weights: rare ones more, those beside the point and synonyms less."""
         frequency = Counter(term for part in self._terms for unit in part for term in unit)
         count = sum(len(part) for part in self._terms)
-        stops = _stops()
-        asked = [term for term in dict.fromkeys(analyse(question)) if term not in stops]
+        wanted = set(analyse(self.focus))
+        everything = list(dict.fromkeys(analyse(question)))
+        asked = [term for term in everything if term not in _stops() and not _YEAR_TERM.fullmatch(term)]
         weights: dict[str, float] = {}
-        for term in asked or dict.fromkeys(analyse(question)):
+        for term in asked or everything:
             weight = math.log(1 + (count + 1) / (frequency[term] + 0.5))
-            single = len(term) == 1 and _WIDE.match(term)
-            weights[term] = weight * (_SINGLE_WIDE_WEIGHT if single else 1.0)
+            if len(term) == 1 and _WIDE.match(term):
+                weight *= _SINGLE_WIDE_WEIGHT
+            weights[term] = weight if term in wanted else weight * _ASIDE_WEIGHT
         return weights
+
+    def text_to_embed(self) -> str:
+        """The question's point, with the names that reports have for it."""
+        return " ".join((self.focus[:_MAX_QUESTION_CHARS], *self._names_found))
 
     def candidates(self, limit: int) -> list[Candidate]:
         """The best `limit` units by words, each of the first three passages with one at least."""
@@ -147,14 +179,19 @@ class Selection:
                 around |= self._terms[passage][place - 1]
             own = sum(weight for term, weight in self.weights.items() if term in terms)
             lent = sum(weight for term, weight in self.weights.items() if term not in terms and term in around)
-            coverage = (own + _CONTEXT_WEIGHT * lent) / self._whole
-            lexical = coverage + 0.3 * self.fit(unit) + 0.1 * (1 - passage / total) - _length_penalty(unit)
+            coverage = min(1.0, (own + _CONTEXT_WEIGHT * lent) / self._whole + self._share_of_synonyms(terms))
+            lexical = coverage + 0.3 * self.fit(unit) + 0.1 * (1 - passage / total) - _penalty(unit)
             result.append(Candidate(passage, place, unit, caption, coverage, own / self._whole, lexical))
         return result
+
+    def _share_of_synonyms(self, terms: set[str]) -> float:
+        return _ALSO_WEIGHT * len(self._synonyms & terms) / len(self._synonyms) if self._synonyms else 0.0
 
     def fit(self, unit: Unit) -> float:
         """0 to 1: whether the unit holds the kind of thing that is asked for."""
         text = unit.text
+        if unit.kind == "row" and self.years & set(_YEAR.findall(" ".join(unit.header))):
+            return 0.8 if any(_DIGIT.search(cell) for cell in unit.cells[1:]) else 0.0
         if _TIME_ASKED.search(self.question):
             return 0.6 if _DATE.search(text) else 0.0
         if _WHO_ASKED.search(self.question):
@@ -188,11 +225,12 @@ class Selection:
 
     def _asked_columns(self, unit: Unit) -> tuple[int, ...]:
         """Columns whose head the question names, where it names some but not all."""
-        years = set(_YEAR.findall(self.question))
         named = [
             index
             for index, head in enumerate(unit.header)
-            if index and unit.cells[index] and (years & set(_YEAR.findall(head)) if years else self._names(head))
+            if index
+            and unit.cells[index]
+            and (self.years & set(_YEAR.findall(head)) if self.years else self._names(head))
         ]
         return tuple(named)
 
@@ -214,7 +252,7 @@ def choose(
     by_meaning = 0.2 if selection.wide else 0.55
     scores = [
         by_meaning * float(cosines[i]) + (1 - by_meaning) * c.coverage + 0.25 * selection.fit(c.unit)
-        + 0.04 * (1 - c.passage / 12) - _length_penalty(c.unit)
+        + 0.04 * (1 - c.passage / 12) - _penalty(c.unit)
         for i, c in enumerate(found)
     ]  # fmt: skip
     order = sorted(range(len(found)), key=lambda i: scores[i], reverse=True)
@@ -234,7 +272,9 @@ def _answers(selection: Selection, best: Candidate, cosine: float) -> bool:
     """Whether the best unit is about the question at all."""
     if selection.wide:
         return 0.2 * cosine + 0.8 * best.coverage >= ENOUGH_WIDE
-    return 0.5 * cosine + 0.5 * best.coverage >= ENOUGH
+    # The embedding model makes little of a row's label; that its table has the year asked for counts instead.
+    fit = 0.1 * selection.fit(best.unit) if best.unit.kind == "row" else 0.0
+    return 0.5 * cosine + 0.5 * best.coverage + fit >= ENOUGH
 
 
 def _merged(selection: Selection, taken: Sequence[tuple[Candidate, float]]) -> list[Quote]:
@@ -273,13 +313,24 @@ def row_text(unit: Unit, columns: Sequence[int]) -> str:
 def _is_title(unit: Unit) -> bool:
     """A short line without an end: a caption, a running head, a lone field."""
     text = unit.text
-    return (
-        unit.kind == "sentence" and len(text) < 70 and text[-1] not in ".!?。！？;；\"'”)" and not _DIGIT.search(text)
-    )
+    return unit.kind == "sentence" and len(text) < 70 and text[-1] not in _ENDS and not _DIGIT.search(text)
 
 
-def _length_penalty(unit: Unit) -> float:
-    return 0.1 * min(1.0, max(0.0, (len(unit.text) - 240) / 600))
+def _penalty(unit: Unit) -> float:
+    """Long sentences quote badly; lines without an end are captions more often than statements."""
+    too_long = 0.1 * min(1.0, max(0.0, (len(unit.text) - 240) / 600))
+    if unit.kind == "row":
+        return too_long if any(unit.cells[1:]) else 0.3
+    return too_long + (0.0 if unit.text[-1] in _ENDS or _FIGURE_END.search(unit.text) else 0.15)
+
+
+def focus_of(question: str) -> str:
+    """The part that asks, without the instructions around it: the last clause with a question mark, else all."""
+    asking = _ASKING.findall(question)
+    if not asking:
+        return question
+    clause = str(asking[-1]).rpartition(": ")[2].strip()
+    return clause if len(clause) > 12 or _WIDE.search(clause) else question
 
 
 def _stops() -> frozenset[str]:

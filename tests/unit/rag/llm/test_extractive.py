@@ -1,0 +1,122 @@
+import pytest
+
+from rag.core.types import Turn
+from rag.llm.base import ChatRequest, Grounding, Sampling
+from rag.llm.extractive import ExtractiveChat
+from rag.llm.minilm import MiniLmEmbedder
+from rag.llm.quotable import focus_of
+from rag.testing.chat_model_suite import ChatModelSuite, a_request, passage
+
+CASH_FLOW = """3M Company and Subsidiaries Consolidated Statement of Cash Flows
+
+| (Millions) | 2018 | 2017 | 2016 |
+| --- | --- | --- | --- |
+| Depreciation and amortization | 1,488 | 1,544 | 1,474 |
+| Purchases of property, plant and equipment (PP&E) | (1,577) | (1,373) | (1,420) |
+| Acquisitions, net of cash acquired | 13 | (2,023) | (16) |
+"""
+WEATHER = "Rain fell on most days of the month. The river rose by two metres."
+
+
+class TestContract(ChatModelSuite):
+    @pytest.fixture
+    def model(self, minilm: MiniLmEmbedder) -> ExtractiveChat:
+        return ExtractiveChat(minilm)
+
+
+@pytest.fixture
+def answer(minilm: MiniLmEmbedder):  # type: ignore[no-untyped-def]
+    model = ExtractiveChat(minilm)
+
+    def ask(question: str, *contents: str, empty_response: str = "", sampling: Sampling | None = None) -> str:
+        passages = tuple(passage(content, number=number) for number, content in enumerate(contents))
+        grounding = Grounding(question=question, passages=passages, empty_response=empty_response)
+        request = ChatRequest(
+            turns=(Turn(role="user", content=question),), grounding=grounding, sampling=sampling or Sampling()
+        )
+        return "".join(delta.text for delta in model.stream(request))
+
+    return ask
+
+
+def test_the_sentence_that_answers_is_quoted_and_cited(answer) -> None:  # type: ignore[no-untyped-def]
+    text = answer("Where is the office of Acme?", WEATHER, "Acme makes anvils. The office of Acme is in Geneva.")
+    assert text.startswith("The office of Acme is in Geneva. [ID:1]")
+    assert "Rain" not in text
+
+
+def test_a_sentence_that_leans_on_the_one_before_brings_it(answer) -> None:  # type: ignore[no-untyped-def]
+    text = answer(
+        "When was the bridge rebuilt after the flood?",
+        "The Old Bridge crosses the Aare. It was rebuilt in 1893 after the flood.",
+        WEATHER,
+    )
+    assert text.startswith("The Old Bridge crosses the Aare. It was rebuilt in 1893 after the flood. [ID:0]")
+
+
+def test_of_a_table_the_row_and_the_column_asked_for(answer) -> None:  # type: ignore[no-untyped-def]
+    text = answer("What is the FY2018 capital expenditure amount for 3M?", WEATHER, CASH_FLOW)
+    assert text.startswith("Purchases of property, plant and equipment (PP&E) – 2018: (1,577) [ID:1]")
+
+
+def test_without_a_year_all_columns_are_given(answer) -> None:  # type: ignore[no-untyped-def]
+    text = answer("How much were depreciation and amortization?", CASH_FLOW)
+    assert "Depreciation and amortization – 2018: 1,488; 2017: 1,544; 2016: 1,474 [ID:0]" in text
+
+
+def test_chinese(answer) -> None:  # type: ignore[no-untyped-def]
+    text = answer("公司的总部位于哪里？", "公司成立于1998年。公司的总部位于北京。员工共300人。", "今天天气很好。")
+    assert text.startswith("公司的总部位于北京。 [ID:0]")
+
+
+def test_nothing_found_is_said_plainly(answer) -> None:  # type: ignore[no-untyped-def]
+    question = "Who won the chess world championship in 1972?"
+    assert answer(question, WEATHER, CASH_FLOW) == "Nothing in the documents answers this question."
+    assert answer(question, WEATHER, empty_response="Sorry!") == "Sorry!"
+    assert answer(question, empty_response="Sorry!") == "Sorry!"
+    assert answer("谁赢得了比赛？", WEATHER) == "在文档中没有找到能回答这个问题的内容。"
+
+
+def test_without_documents_it_says_what_it_can(minilm: MiniLmEmbedder) -> None:
+    deltas = list(ExtractiveChat(minilm).stream(ChatRequest(turns=(Turn(role="user", content="hi"),))))
+    assert "Attach a dataset" in "".join(delta.text for delta in deltas)
+
+
+def test_the_same_sentence_is_quoted_once(answer) -> None:  # type: ignore[no-untyped-def]
+    sentence = "The office of Acme is in Geneva."
+    assert answer("Where is the office of Acme?", sentence, sentence).count("Geneva") == 1
+
+
+def test_a_mark_comes_in_one_piece(minilm: MiniLmEmbedder) -> None:
+    pieces = [delta.text for delta in ExtractiveChat(minilm).stream(a_request())]
+    assert " [ID:0]" in pieces
+    assert len(pieces) > 5
+
+
+def test_the_length_asked_for_is_kept(minilm: MiniLmEmbedder) -> None:
+    request = ChatRequest(turns=(), grounding=a_request().grounding, sampling=Sampling(max_tokens=4))
+    deltas = list(ExtractiveChat(minilm).stream(request))
+    assert deltas[-1].finish == "length"
+    assert deltas[-1].usage is not None
+    assert deltas[-1].usage.completion_tokens <= 4
+
+
+@pytest.mark.parametrize(
+    "content", ["", "   \n\n", "|||\n|---|", "#", "a\ud800b", "x" * 20000, "。" * 50, "| a |\n" * 500]
+)
+@pytest.mark.parametrize("question", ["", "?", "the of and", "\ud800", "什么", "Where is Acme? " * 300])
+def test_nothing_breaks_it(answer, question: str, content: str) -> None:  # type: ignore[no-untyped-def]
+    assert answer(question, content, "")
+
+
+@pytest.mark.parametrize(
+    ("question", "focus"),
+    [
+        ("Answer from the balance sheet: what is the net PPNE? Answer in USD.", "what is the net PPNE?"),
+        ("Tell me about it", "Tell me about it"),
+        ("黑豹队的防守丢了多少分？", "黑豹队的防守丢了多少分？"),
+        ("What is X for U.S. firms?", "What is X for U.S. firms?"),
+    ],
+)
+def test_the_point_of_a_question(question: str, focus: str) -> None:
+    assert focus_of(question) == focus
