@@ -16,7 +16,9 @@ class MemoryQueue:
 
     async def wait(self, timeout_s: float) -> None:
         try:
-            await asyncio.wait_for(self._rung.wait(), timeout_s)
+            # Not `wait_for`: on Python 3.11 it swallows a cancellation that meets the notification.
+            async with asyncio.timeout(timeout_s):
+                await self._rung.wait()
         except TimeoutError:
             return
         finally:

@@ -71,3 +71,14 @@ async def test_a_worker_that_died_disturbs_nobody() -> None:
         await asyncio.sleep(0)
     server.attach(None)
     await server.notify("t")
+
+
+async def test_a_wait_that_is_cancelled_as_it_is_woken_ends() -> None:
+    queue = WorkerQueue()
+    waiting = asyncio.create_task(queue.wait(10))
+    await asyncio.sleep(0.01)
+    await queue.notify("t")
+    await asyncio.sleep(0)
+    waiting.cancel()
+    ended, _ = await asyncio.wait({waiting}, timeout=2)
+    assert ended
