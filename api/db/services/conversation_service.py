@@ -208,10 +208,11 @@ class ConversationService:
     ) -> TurnHandle:
         message_id = new_message_id()
         now = self._clock.now().timestamp()
+        storable = question.encode("utf-8", "replace").decode()  # Half a surrogate pair is no text.
 
         def write() -> tuple[DialogRecord, NewTurn]:
             chat, session = own_session(principal, dialog_id, session_id)
-            added = add_turn(session, question, message_id, now)
+            added = add_turn(session, storable, message_id, now)
             Conversation.update(update_time=int(now * 1000)).where(Conversation.id == session.id).execute()
             return chat_record(chat), added
 

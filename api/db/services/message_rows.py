@@ -88,6 +88,7 @@ def save_end(answer_row: int, end: Done | Failed | Stopped, cited: Reference | N
     match end:
         case Done():
             values |= {"status": "done", "prompt": end.prompt, "reference": reference_to_json(end.reference)}
+            values["created_at"] = end.created_at or created_at
         case Failed():
             values |= {"status": "failed", "error": f"{end.code}: {end.message}"}
         case Stopped():
