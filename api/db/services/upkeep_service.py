@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from api.db.database import Database
+from api.db.services.blob_garbage import collect_blobs
 from api.db.services.chunk_rows import text_of
 from api.db.services.task_rows import VERSION_DEAD
-from api.db.tables import BlobGarbage, Chunk, Document, DocumentVersion, IndexPlace, Outbox, Task
+from api.db.tables import Chunk, Document, DocumentVersion, IndexPlace, Outbox, Task
 from rag.blob.base import BlobStore
 from rag.core.clock import Clock, now_ms
 from rag.core.errors import StoreError
@@ -23,8 +24,6 @@ SETTLE_MS = 10_000
 """How long a version rests between its end and its sweeping: a worker that has just lost it may still be writing."""
 OUTBOX_MS = 2_000
 """Changes younger than this are still being carried out by whoever made them."""
-GARBAGE_MS = 3_600_000
-"""An upload notes its file as garbage first and takes the note back with the document's row, so young notes stay."""
 _AT_ONCE = 200
 
 Embed = Callable[[str, Sequence[str]], Awaitable[Matrix]]
@@ -114,22 +113,7 @@ class UpkeepService:
 
     async def remove_garbage(self) -> int:
         """Remove files no document names. Returns how many."""
-        until = now_ms(self._clock) - GARBAGE_MS
-
-        def remove() -> int:
-            old = BlobGarbage.select(BlobGarbage.blob_key).where(BlobGarbage.create_time <= until).limit(_AT_ONCE)
-            keys = [row.blob_key for row in old]
-            used = {row.blob_key for row in Document.select(Document.blob_key).where(Document.blob_key.in_(keys))}
-            for key in keys:
-                if key not in used:
-                    # Inside the transaction: no upload can note the same file between the look and the removal.
-                    self._blobs.discard(key)
-            BlobGarbage.delete().where(BlobGarbage.blob_key.in_(keys)).execute()
-            return len(keys) - len(used)
-
-        if not await self._db.run(lambda: bool(BlobGarbage.select().where(BlobGarbage.create_time <= until).exists())):
-            return 0
-        return await self._db.write(remove)
+        return await collect_blobs(self._db, self._blobs, self._clock)
 
     async def _carry_out(self, change: _Change, place: Place) -> None:
         if change.action == "delete":

@@ -1,0 +1,20 @@
+"""`make bench`: all benchmarks, or those named: `make bench ARGS="startup reports"`."""
+
+import sys
+
+from bench import reports, retrieval_quality, server_quality, startup
+
+BENCHES = {
+    "startup": startup.main,
+    "retrieval_quality": retrieval_quality.main,
+    "reports": reports.main,
+    "server_quality": server_quality.main,
+}
+
+if __name__ == "__main__":
+    names = sys.argv[1:] or list(BENCHES)
+    unknown = [name for name in names if name not in BENCHES]
+    if unknown:
+        raise SystemExit(f"no such benchmark: {', '.join(unknown)}; there are: {', '.join(BENCHES)}")
+    reached = [BENCHES[name]() for name in names]
+    raise SystemExit(0 if all(reached) else 1)
