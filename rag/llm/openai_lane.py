@@ -188,6 +188,12 @@ class OpenAiLane:
             raise watch.late() from error
         except aiohttp.InvalidURL as error:
             raise self._not_understood("its address is not a URL") from error
+        except aiohttp.ClientConnectorError as error:
+            raise ModelOverloaded(
+                f"The server of {self.info.name!r} cannot be reached. Check its base address and the network.",
+                model=self.info.name,
+                started=False,
+            ) from error
         except (aiohttp.ClientError, OSError) as error:
             raise ModelOverloaded(
                 f"The connection to {self.info.name!r} was lost ({type(error).__name__}). Try again.",

@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -6,10 +7,12 @@ import pytest
 from rag.core.errors import InvalidInput, ModelBadOutput, ModelError, ModelOverloaded, ModelRefused, ModelTimeout
 from rag.core.types import TokenUsage, Turn
 from rag.llm.base import ChatRequest, Delta, Sampling
+from rag.llm.endpoint import Endpoint
 from rag.llm.openai_lane import OpenAiLane
+from rag.llm.upstream import UpstreamPool
 from rag.testing.chat_model_suite import ChatModelSuite, a_request, said_by
 from rag.testing.upstream import FaultyUpstream, Plan
-from tests.unit.rag.llm.conftest import SECRET
+from tests.unit.rag.llm.conftest import SECRET, SHORT
 
 
 class TestContract(ChatModelSuite):
@@ -138,10 +141,11 @@ async def test_cancelling_the_task_ends_the_request_at_the_provider(lane: OpenAi
     assert upstream.closed_early == 1
 
 
-async def test_a_reply_read_to_its_end_keeps_the_connection(lane: OpenAiLane, pool: object) -> None:
+async def test_a_reply_read_to_its_end_keeps_the_connection(lane: OpenAiLane, pool: UpstreamPool) -> None:
     for _ in range(3):
         await said_by(lane, a_request())
-    connector = pool.session.connector  # type: ignore[attr-defined]
+    connector = pool.session.connector
+    assert connector is not None
     assert sum(len(free) for free in connector._conns.values()) == 1
 
 
@@ -174,3 +178,11 @@ async def test_thinking_in_the_text_is_taken_apart(lane: OpenAiLane, upstream: F
     deltas = await said_by(lane, a_request())
     assert "".join(d.text for d in deltas) == "Yes."
     assert "".join(d.reasoning for d in deltas) == "I wonder"
+
+
+async def test_an_address_where_nobody_listens(lane: OpenAiLane, endpoint: Endpoint, pool: UpstreamPool) -> None:
+    nowhere = replace(endpoint, base_url="http://127.0.0.1:9/v1")
+    said, raised = await fails(OpenAiLane(lane.info, nowhere, pool=pool, deadlines=SHORT))
+    assert type(raised) is ModelOverloaded
+    assert "cannot be reached" in str(raised)
+    assert said == ""
