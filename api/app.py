@@ -45,6 +45,8 @@ from rag.store.base import SearchStore
 from rag.store.lance import LanceStore
 
 FIRST_KEY_NAME = "first key"
+_FIRST_ANSWERS_S = 0.3
+"""How long the first answers have the processor to themselves before loading begins."""
 log = structlog.get_logger(__name__)
 
 
@@ -130,6 +132,7 @@ async def _prepare_rows(services: Services, folder: DataFolder) -> None:
 
 async def warm(services: Services, state: WebState) -> None:
     """Load what is heavy, in threads; `/readyz` waits for it. What fails is named there and tried at its first use."""
+    await asyncio.sleep(_FIRST_ANSWERS_S)
     steps: list[tuple[str, Callable[[], Awaitable[object]]]] = [
         ("index", services.store.check),
         ("models", services.models.warm),
