@@ -166,6 +166,7 @@ class Selection:
     def _of(self, passage: int) -> list[Candidate]:
         result: list[Candidate] = []
         caption, above = "", set[str]()
+        headers: dict[tuple[str, ...], set[str]] = {}
         total = len(self._units)
         for place, (unit, terms) in enumerate(zip(self._units[passage], self._terms[passage], strict=True)):
             if unit.kind == "heading" or _is_title(unit):
@@ -173,7 +174,9 @@ class Selection:
                 continue
             if len(unit.text) < _MIN_CHARS and not _WIDE.search(unit.text):
                 continue
-            header = set(analyse(" ".join(unit.header))) if unit.kind == "row" else set()
+            if unit.header not in headers:
+                headers[unit.header] = set(analyse(" ".join(unit.header)))
+            header = headers[unit.header]
             around = self._contexts[passage] | above | header
             if place and _LEANS.match(unit.text):
                 around |= self._terms[passage][place - 1]
