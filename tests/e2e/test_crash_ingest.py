@@ -45,21 +45,6 @@ WORKER = (
 )
 WORDS = """river stone lantern copper meadow signal harbour velvet ridge ember canyon willow anchor saffron
 """.split()  # noqa: SIM905  # easier to read than fourteen quoted words
-    "river",
-    "stone",
-    "lantern",
-    "copper",
-    "meadow",
-    "signal",
-    "harbour",
-    "velvet",
-    "ridge",
-    "ember",
-    "canyon",
-    "willow",
-    "anchor",
-    "saffron",
-]
 
 
 def long_text(lines: int = 600) -> str:
