@@ -8,7 +8,7 @@ from collections import Counter
 from rag.core.types import Element, ElementKind
 from rag.parse.tables import table_element
 
-_BLANK_LINES = re.compile(r"\n[ \t\f\v]*(?:\n[ \t\f\v]*)+")
+_BLANK_LINES = re.compile(r"\n(?:[ \t\v]*\n)+")
 _DELIMITERS = ",;\t|"
 _SAMPLE_LINES = 50
 

@@ -12,11 +12,14 @@ from rag.parse.charset import decode, recode
 from rag.parse.cleaning import clean_pages
 from rag.parse.failures import check_start, sentence_for, translated
 from rag.parse.kinds import SLIDES, FileKind, Reader, kind_of
+from rag.parse.markdown_blocks import markdown_elements
 from rag.parse.nodes import elements_of, frames_of
 from rag.parse.slides import slide_size, spacing_mender
 from rag.parse.text_files import code_elements, row_elements, text_elements
 
 _MAX_PAGES = 20_000
+_MARKDOWN = frozenset({"md", "markdown", "mdx"})
+_HTML = frozenset({"html", "htm", "xhtml"})
 _OWN_READERS = {Reader.TEXT: text_elements, Reader.CODE: code_elements, Reader.ROWS: row_elements}
 _EMPTY = "There is no text in the file; if it holds scanned pages or pictures only, run text recognition over it first."
 
@@ -36,7 +39,7 @@ class XbergParser:
             raise IngestError("The stored file cannot be read; upload it again.", reason=str(error)) from error
         if not data.strip(b"\x00\t\n\r "):
             raise EmptyDocument("The file is empty.")
-        own = _OWN_READERS.get(kind.reader)
+        own = markdown_elements if kind.extension in _MARKDOWN else _OWN_READERS.get(kind.reader)
         if own is not None:
             document = ParsedDocument(elements=tuple(own(decode(data))), media_type=kind.media_type)
         else:
@@ -98,7 +101,10 @@ def _document(found: Any, data: bytes, kind: FileKind) -> ParsedDocument:
     frames = frames_of(found.metadata.additional) if pdf else {}
     nodes = found.document.nodes if found.document else ()
     mend = spacing_mender(data) if kind.extension == "pptx" else None
-    elements = elements_of(nodes, frames=frames, paged=pdf or slides, mend=mend)
+    if kind.extension in _HTML:
+        elements = markdown_elements(found.content)
+    else:
+        elements = elements_of(nodes, frames=frames, paged=pdf or slides, mend=mend)
     if not elements and found.content.strip():
         elements = text_elements(found.content)
     pages = _page_count(found.metadata, elements) if pdf or slides else 0
