@@ -139,11 +139,13 @@ class Retriever:
                 vector_spread=statistics.vector_spread(query.vector),
                 lexical_spread=statistics.lexical_spread(query.terms, weights),
                 weight=weight,
+                documents=tuple(c.key.document_id for c in candidates),
             )
         )
+        ranks, closeness = fused.tolist(), similarity.tolist()
         order = sorted(
             range(len(candidates)),
-            key=lambda i: (-fused[i], -similarity[i], candidates[i].key.document_id, candidates[i].key.chunk_id),
+            key=lambda i: (-ranks[i], -closeness[i], candidates[i].key.document_id, candidates[i].key.chunk_id),
         )
         return [_Ranked(candidates[i], float(similarity[i]), float(covered[i]), float(fused[i])) for i in order]
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rag.nlp.fusion import FUSIONS, Lists, absolute_similarity, rrf, standout
+from rag.nlp.fusion import FUSIONS, Lists, absolute_similarity, lifted_by_document, rrf, standout
 from rag.nlp.statistics import Spread
 
 WIDE, NARROW = Spread(mean=0.0, deviation=1.0), Spread(mean=0.0, deviation=0.1)
@@ -52,3 +52,15 @@ def test_reciprocal_ranks() -> None:
 def test_absolute_similarity_does_not_depend_on_other_hits() -> None:
     alone = absolute_similarity(np.array([0.5], dtype=np.float32), np.array([0.2], dtype=np.float32), 0.3)
     assert alone.tolist() == pytest.approx([0.3 * 0.5 + 0.7 * 0.2])
+
+
+def test_the_best_chunks_of_a_document_lift_each_other() -> None:
+    shares = np.array([1.0, 0.95, 0.9, 0.9], dtype=np.float32)
+    assert np.argmax(lifted_by_document(shares, ("alone", "long", "long", "long"))) == 1
+
+
+def test_documents_of_one_chunk_keep_their_order() -> None:
+    scores = np.array([0.3, -0.1, 0.7, 0.0, 0.65], dtype=np.float32)
+    lifted = lifted_by_document(scores, ("a", "b", "c", "d", "e"))
+    assert np.argsort(-lifted).tolist() == np.argsort(-scores).tolist()
+    assert lifted_by_document(np.zeros(2, dtype=np.float32), ("a", "b")).tolist() == [0.0, 0.0]
