@@ -15,6 +15,7 @@ from api.apps.openai_body import ChatBody, EmbeddingsBody, read
 from api.apps.openai_frames import AnswerBroke, begin_chunks, error_frame, whole_answer
 from api.apps.openai_models import answering, find_model, list_models
 from api.apps.openai_wire import Completion
+from api.apps.openapi import describe
 from api.apps.sse import CRASHED, stream_response
 from api.db.services.dialog_service import AskOptions, Sampling
 from api.db.services.records import DatasetRecord, DialogRecord
@@ -62,13 +63,17 @@ def no_such_model(name: str) -> Response:
 
 @bp.get("/v1/models")
 @openai_route
+@describe(tag="openai")
 async def models(principal: Principal) -> Response:
+    """List chats, datasets and embedding models as models."""
     return json_response({"object": "list", "data": await list_models(principal)})
 
 
 @bp.get("/v1/models/<path:name>")
 @openai_route
+@describe(tag="openai")
 async def model(principal: Principal, name: str) -> Response:
+    """Look up one model."""
     try:
         return json_response(await find_model(principal, name))
     except NotFound:
@@ -77,7 +82,9 @@ async def model(principal: Principal, name: str) -> Response:
 
 @bp.post("/v1/chat/completions")
 @openai_route
+@describe(request=ChatBody, tag="openai")
 async def chat_completions(principal: Principal) -> Response:
+    """Answer a conversation; citations are annotations of type `url_citation`."""
     body = await read(ChatBody)
     body.refuse_what_we_cannot()
     if body.chat_model and not services().models.exists(body.chat_model, "chat"):
@@ -143,7 +150,9 @@ def base_url() -> str:
 
 @bp.post("/v1/embeddings")
 @openai_route
+@describe(request=EmbeddingsBody, tag="openai")
 async def embeddings(principal: Principal) -> Response:
+    """Embed texts."""
     body = await read(EmbeddingsBody)
     texts = body.texts
     catalogue = services().models

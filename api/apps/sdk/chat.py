@@ -9,6 +9,8 @@ from api.apps.auth import api_key_required
 from api.apps.body import arg, ids_of, tolerant, tolerant_object, unknown_column
 from api.apps.context import services
 from api.apps.envelope import Refused, sdk_result, uncaught
+from api.apps.openapi import describe
+from api.apps.sdk.chat_models import ChatFields, ListQuery
 from api.apps.sdk.chat_wire import (
     chat_wire,
     check_name,
@@ -22,6 +24,7 @@ from api.apps.sdk.chat_wire import (
     search_settings,
     with_defaults,
 )
+from api.apps.sdk.doc_models import Ids
 from api.apps.sdk.lists import deleted, page_of_request, refused
 from api.db.services.records import DatasetRecord, DialogRecord, Page
 from api.errors import EXCEPTION, NOT_AUTHENTICATED
@@ -35,7 +38,9 @@ _RERANKERS: Final = ("BAAI/bge-reranker-v2-m3", "maidalun1020/bce-reranker-base_
 
 @bp.post("/api/v1/chats")
 @api_key_required
+@describe(request=ChatFields, tag="chats")
 async def create_chat(principal: Principal) -> Response:
+    """Create a chat assistant."""
     body = await tolerant_object()
     dataset_ids = await _checked_datasets(principal, body.get("dataset_ids", []))
     llm, prompt = llm_of(body), prompt_of(body)
@@ -66,7 +71,9 @@ async def create_chat(principal: Principal) -> Response:
 
 @bp.put("/api/v1/chats/<chat_id>")
 @api_key_required
+@describe(request=ChatFields, tag="chats")
 async def update_chat(principal: Principal, chat_id: str) -> Response:
+    """Change a chat assistant."""
     try:
         stored = await services().assistants.get(principal, chat_id)
     except NotFound as error:
@@ -155,7 +162,9 @@ async def _name_taken(principal: Principal, name: str) -> bool:
 
 @bp.get("/api/v1/chats")
 @api_key_required
+@describe(query=ListQuery, tag="chats")
 async def list_chats(principal: Principal) -> Response:
+    """List chat assistants."""
     wanted_id, wanted_name = arg("id"), arg("name")
     assistants = services().assistants
     try:
@@ -188,7 +197,9 @@ async def _datasets_of(principal: Principal, chats: Iterable[DialogRecord]) -> d
 
 @bp.delete("/api/v1/chats")
 @api_key_required
+@describe(request=Ids, tag="chats")
 async def delete_chats(principal: Principal) -> Response:
+    """Delete chat assistants; without ids, all of them."""
     ids = ids_of(await tolerant(), "ids")
     result = await services().assistants.delete(principal, ids)
     return deleted(

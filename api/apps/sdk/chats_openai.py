@@ -16,6 +16,8 @@ from api.apps.auth import api_key_required, marked
 from api.apps.body import required
 from api.apps.context import services, web_state
 from api.apps.envelope import json_response, uncaught
+from api.apps.openapi import describe
+from api.apps.sdk.chat_models import OpenAiAsk
 from api.apps.sdk.lists import refused
 from api.apps.sse import CRASHED, arrivals, frame, stream_response
 from api.apps.wire_reference import chunk_wire
@@ -40,7 +42,9 @@ _NOTHING_NEW: Final[dict[str, Any]] = {
 
 @bp.post("/api/v1/chats_openai/<chat_id>/chat/completions")
 @marked("api_key")
+@describe(request=OpenAiAsk, tag="openai")
 async def complete_as_openai(chat_id: str) -> Response:
+    """Answer in OpenAI's shapes, in the words of the SDK's server."""
     # The contract looks for these two before it looks at the key.
     body = await required("model", "messages")
     reply: Response = await _complete(chat_id, body)

@@ -19,6 +19,8 @@ from api.apps.auth import api_key_required
 from api.apps.body import as_object, raw
 from api.apps.context import services
 from api.apps.envelope import Refused, sdk_result, uncaught
+from api.apps.openapi import describe
+from api.apps.sdk.chat_models import Ask, FollowQuery
 from api.apps.sdk.chat_wire import check_name
 from api.apps.sdk.lists import refused
 from api.apps.sdk.session import DEFAULT_NAME
@@ -52,7 +54,9 @@ _OWN_KEYS: Final = frozenset({"question", "session_id", "stream", "name", "user_
 
 @bp.post("/api/v1/chats/<chat_id>/completions")
 @api_key_required
+@describe(request=Ask, tag="sessions")
 async def complete(principal: Principal, chat_id: str) -> Response:
+    """Ask in a session; the answer is streamed unless `stream` is false."""
     body = await _body()
     try:
         chat = await services().assistants.get(principal, chat_id)
@@ -170,6 +174,7 @@ async def _plain(logged: AsyncIterator[LoggedEvent]) -> AsyncIterator[DialogEven
 
 @bp.get("/api/v1/chats/<chat_id>/sessions/<session_id>/messages/<message_id>/events")
 @api_key_required
+@describe(query=FollowQuery, tag="sessions")
 async def follow(principal: Principal, chat_id: str, session_id: str, message_id: str) -> Response:
     """The events of an answer, past ones first: increments with ids, names and heartbeats.
 
@@ -207,6 +212,7 @@ async def _event_frames(events: AsyncIterator[LoggedEvent]) -> AsyncIterator[byt
 
 @bp.post("/api/v1/chats/<chat_id>/sessions/<session_id>/messages/<message_id>/stop")
 @api_key_required
+@describe(tag="sessions")
 async def stop(principal: Principal, chat_id: str, session_id: str, message_id: str) -> Response:
     """End an answer and keep its text. An answer that has ended is left as it is."""
     await _check_message(principal, chat_id, session_id, message_id)

@@ -8,7 +8,10 @@ from api.apps.auth import api_key_required
 from api.apps.body import arg, ids_of, raw, raw_object, unknown_column
 from api.apps.context import services
 from api.apps.envelope import sdk_result, uncaught
+from api.apps.openapi import describe
+from api.apps.sdk.chat_models import ListQuery, SessionFields
 from api.apps.sdk.chat_wire import check_name
+from api.apps.sdk.doc_models import Ids
 from api.apps.sdk.lists import deleted, page_of_request, refused
 from api.apps.sdk.session_wire import session_wire
 from rag.core.errors import InvalidInput, NotFound
@@ -31,7 +34,9 @@ async def check_chat(principal: Principal, chat_id: str, text: str) -> None:
 
 @bp.post("/api/v1/chats/<chat_id>/sessions")
 @api_key_required
+@describe(request=SessionFields, tag="sessions")
 async def create_session(principal: Principal, chat_id: str) -> Response:
+    """Open a session with a chat."""
     body = await raw_object(null=_NULL_NOT_ASSIGNABLE)
     await check_chat(principal, chat_id, "You do not own the assistant.")
     name = body.get("name", DEFAULT_NAME)
@@ -45,7 +50,9 @@ async def create_session(principal: Principal, chat_id: str) -> Response:
 
 @bp.get("/api/v1/chats/<chat_id>/sessions")
 @api_key_required
+@describe(query=ListQuery, tag="sessions")
 async def list_sessions(principal: Principal, chat_id: str) -> Response:
+    """List the sessions of a chat with their messages."""
     await check_chat(principal, chat_id, f"You don't own the assistant {chat_id}.")
     page = page_of_request()
     try:
@@ -59,7 +66,9 @@ async def list_sessions(principal: Principal, chat_id: str) -> Response:
 
 @bp.put("/api/v1/chats/<chat_id>/sessions/<session_id>")
 @api_key_required
+@describe(request=SessionFields, tag="sessions")
 async def update_session(principal: Principal, chat_id: str, session_id: str) -> Response:
+    """Rename a session."""
     body = await raw_object(null=_NULL_NOT_ASSIGNABLE)
     try:
         await services().conversations.get(principal, chat_id, session_id)
@@ -94,7 +103,9 @@ def _changes(body: dict[str, Any]) -> dict[str, Any]:
 
 @bp.delete("/api/v1/chats/<chat_id>/sessions")
 @api_key_required
+@describe(request=Ids, tag="sessions")
 async def delete_sessions(principal: Principal, chat_id: str) -> Response:
+    """Delete sessions; without ids, all of the chat."""
     await check_chat(principal, chat_id, "You don't own the chat")
     ids = ids_of(await raw(), "ids")
     result = await services().conversations.delete(principal, chat_id, ids)
