@@ -87,8 +87,8 @@ def coverage(terms: Sequence[str], weights: Scores, texts: Sequence[str]) -> Sco
     shares = np.zeros(len(texts), dtype=np.float32)
     if mass <= 0.0:
         return shares
-    padded = [f" {text} " for text in texts]
-    for term, weight in zip(terms, weights.tolist(), strict=True):
-        needle = f" {term} "
-        shares += np.fromiter((needle in text for text in padded), dtype=np.float32, count=len(padded)) * weight
+    by_term = dict(zip(terms, weights.tolist(), strict=True))
+    known = frozenset(by_term)
+    for index, text in enumerate(texts):
+        shares[index] = sum(map(by_term.__getitem__, known.intersection(text.split())))
     return np.asarray(np.minimum(shares / mass, 1.0), dtype=np.float32)
