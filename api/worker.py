@@ -22,7 +22,7 @@ from api.db.services.task_service import EMBEDDED_OWNER, TaskService
 from api.db.services.upkeep_service import UpkeepService
 from rag.blob.object_store import ObjectBlobStore
 from rag.chunk.registry import chunkers
-from rag.core import blocking
+from rag.core import blocking, logs
 from rag.core.blocking import Lane, run_in
 from rag.core.clock import Clock, SystemClock
 from rag.core.errors import Conflict, RagError, Unsupported
@@ -77,6 +77,7 @@ async def run_worker(settings: Settings, *, embedded: bool) -> int:
     Raises:
         RagError: the data folder or a backend cannot be opened.
     """
+    logs.configure(settings.log)
     stop = asyncio.Event()
     queue = WorkerQueue(STDIN if embedded else None)
     async with AsyncExitStack() as stack:

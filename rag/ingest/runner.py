@@ -16,6 +16,7 @@ SMALL_IN_WORK = 160
 """Small documents in work at a time: more than are done in the second an index write may wait for company."""
 _SMALL_ROOM = SMALL_IN_WORK // 4
 _REPORT_S = 1.0
+"""Each report is a heartbeat too: it extends the lease."""
 _GRACE_S = 2.0
 
 log = structlog.get_logger(__name__)
@@ -153,7 +154,7 @@ class Runner:
 
     async def _report_each_second(self) -> None:
         while True:
-            await asyncio.sleep(_REPORT_S)
+            await asyncio.sleep(min(_REPORT_S, self._settings.heartbeat_s))
             try:
                 await self._report()
             except RagError as error:
