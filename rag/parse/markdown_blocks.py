@@ -7,7 +7,7 @@ import re
 from rag.core.types import Element, ElementKind
 from rag.parse.tables import table_element
 
-_FRONT_MATTER = re.compile(r"\A---\n(?:\n## title: [^\n]*\n|.{0,5000}?\n(?:---|\.\.\.)\n)", re.S)
+_FRONT_MATTER = re.compile(r"\A---\n.{0,5000}?\n(?:---|\.\.\.)\n", re.S)
 _HEADING = re.compile(r"^ {0,3}(#{1,6})\s+(.*?)\s*#*$")
 _UNDERLINE = re.compile(r"^ {0,3}(=+|-+)\s*$")
 _FENCE = re.compile(r"^\s*(```+|~~~+)")

@@ -13,7 +13,7 @@ from rag.core.types import Element, ElementKind, Position
 from rag.parse.tables import Cells, table_element
 
 _FIGURES = re.compile(r"^[\s$€£¥()\[\]\d.,%—–−-]+$|^(?:N/A|n/a|nm|NM|\*)$")
-_ROW_END = re.compile(r"(?<=[\d)%—]) (?=[A-Z][A-Za-z])")
+_ROW_END = re.compile(r"(?<=[\d)%—]) (?=[A-Z][A-Za-z.])")
 _SIGNS = "$€£¥"
 _HEADER_ROWS = 3
 _LINES_APART = 2.2

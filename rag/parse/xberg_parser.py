@@ -1,6 +1,7 @@
 """The parser: xberg for documents, our own readers for text, code and separated values."""
 
 import asyncio
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from rag.parse.text_files import code_elements, row_elements, text_elements
 
 _MAX_PAGES = 20_000
 _MARKDOWN = frozenset({"md", "markdown", "mdx"})
+# The library writes what the head of a page holds above its text, the last line of it as a heading.
+_HTML_HEAD = re.compile(r"\A---\n(?:(?:[\w:.-]+: [^\n]*)?\n){0,200}?## [\w:.-]+: [^\n]*\n")
 _HTML = frozenset({"html", "htm", "xhtml"})
 _OWN_READERS = {Reader.TEXT: text_elements, Reader.CODE: code_elements, Reader.ROWS: row_elements}
 _EMPTY = "There is no text in the file; if it holds scanned pages or pictures only, run text recognition over it first."
@@ -102,7 +105,7 @@ def _document(found: Any, data: bytes, kind: FileKind) -> ParsedDocument:
     nodes = found.document.nodes if found.document else ()
     mend = spacing_mender(data) if kind.extension == "pptx" else None
     if kind.extension in _HTML:
-        elements = markdown_elements(found.content)
+        elements = markdown_elements(_HTML_HEAD.sub("", found.content, count=1))
     else:
         elements = elements_of(nodes, frames=frames, paged=pdf or slides, mend=mend)
     if not elements and found.content.strip():
