@@ -5,10 +5,10 @@ prompt together, answer, cite. Nothing is kept between calls; who asks and for w
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -40,10 +40,13 @@ from rag.prompts.loader import Prompts
 
 __all__ = ["AskOptions", "DialogService", "Sampling"]
 
+T = TypeVar("T")
+
 log = structlog.get_logger()
 
 _REFINED_USER_TURNS = 3
 _REFINE_S = 15.0
+_LONGEST_REFINED_CHARS = 4000
 _LONGEST_SEARCH_CHARS = 8000
 _LONG_TEXT_CHARS = 40_000
 """Texts above this are counted and split in a thread; below, a thread costs more than it saves."""
@@ -219,7 +222,7 @@ class DialogService:
         if not brief.refine or bundle.info.local or len(user_turns) < 2 or not asked.strip():
             return asked
         recent = call.turns[user_turns[-_REFINED_USER_TURNS:][0] :]
-        cleaned = [replace(turn, content=citation.without_marks(turn.content)) for turn in recent]
+        cleaned = [_cleaned(replace(turn, content=turn.content[:_LONGEST_REFINED_CHARS])) for turn in recent]
         try:
             async with asyncio.timeout(_REFINE_S):
                 return await full_question(self._bundle(call, brief, "refine"), self._prompts, cleaned)
@@ -251,27 +254,23 @@ class DialogService:
     async def _prepared(
         self, call: _Call, brief: Brief, bundle: LLMBundle, question: str, found: Retrieved
     ) -> PreparedPrompt:
-        material = Material(
-            system=brief.system,
-            values=brief.values,
-            turns=[
-                replace(turn, content=citation.without_marks(turn.content)) if turn.role == "assistant" else turn
-                for turn in call.turns
-                if turn.content or turn is call.turns[-1]
-            ],
-            question=question,
-            hits=found.hits,
-            total=found.total,
-            quote=brief.quote,
-            sampling=brief.sampling,
-        )
-        size = len(material.system) + sum(len(turn.content) for turn in material.turns)
-        size += sum(len(hit.chunk.content) for hit in material.hits)
+        size = len(brief.system) + sum(len(turn.content) for turn in call.turns)
+        size += sum(len(hit.chunk.content) for hit in found.hits)
 
         def work() -> PreparedPrompt:
+            material = Material(
+                system=brief.system,
+                values=brief.values,
+                turns=[_cleaned(turn) for turn in call.turns[:-1] if turn.content] + [call.turns[-1]],
+                question=question,
+                hits=found.hits,
+                total=found.total,
+                quote=brief.quote,
+                sampling=brief.sampling,
+            )
             return prepare(material, prompts=self._prompts, info=bundle.info, count=bundle.count_tokens)
 
-        return await run_in(Lane.TEXT, work) if size > _LONG_TEXT_CHARS else work()
+        return await _apart_if_long(size, work)
 
     async def _streamed(
         self, brief: Brief, bundle: LLMBundle, question: str, prompt: PreparedPrompt, said: _Said
@@ -304,11 +303,11 @@ class DialogService:
     ) -> tuple[str, Reference]:
         """The answer with its marks in order, and the reference with the documents they name."""
         chunks = prompt.reference.chunks
-        answer = citation.repair_marks(text, len(chunks))
+        answer = await _apart_if_long(len(text), lambda: citation.repair_marks(text, len(chunks)))
         is_own_quote = bundle.info.local
         if not citation.cited_indices(answer) and not is_own_quote and answer.strip() != brief.empty_response:
             answer = await self._with_marks(call.principal, [chunk.content for chunk in chunks], answer)
-        return answer, citation.with_counts(prompt.reference, answer)
+        return answer, await _apart_if_long(len(answer), lambda: citation.with_counts(prompt.reference, answer))
 
     async def _with_marks(self, principal: Principal, passages: Sequence[str], answer: str) -> str:
         """Put marks where sources support the answer; without the embedding model the answer stays as it is."""
@@ -338,3 +337,13 @@ class DialogService:
             created_at=self._clock.now().timestamp(),
             truncated=truncated,
         )
+
+
+def _cleaned(turn: Turn) -> Turn:
+    """A turn of the history: marks of earlier answers would point into other sources."""
+    return replace(turn, content=citation.without_marks(turn.content)) if turn.role == "assistant" else turn
+
+
+async def _apart_if_long(size: int, work: Callable[[], T]) -> T:
+    """`work()`, in a thread where its texts have so many characters that it would hold up the loop."""
+    return await run_in(Lane.TEXT, work) if size > _LONG_TEXT_CHARS else work()
