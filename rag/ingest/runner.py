@@ -44,7 +44,6 @@ class Runner:
         self._tracks: dict[str, Track] = {}
         self._works: dict[str, asyncio.Task[None]] = {}
         self._lost: set[str] = set()
-        self._unfinished: list[Job] = []
         self._wake = asyncio.Event()
         self._dry = (False, False)
 
@@ -111,8 +110,6 @@ class Runner:
         except asyncio.CancelledError:
             if job.task_id in self._lost:
                 await self._settle(self._source.abandon(job), job)
-            else:
-                self._unfinished.append(job)
             raise
         except TaskLost:
             await self._settle(self._source.abandon(job), job)
@@ -180,16 +177,16 @@ class Runner:
 
     async def _wind_down(self) -> None:
         """Let documents finish that only wait for their write, cancel the others, and give back what is left."""
-        for task_id, work in list(self._works.items()):
-            if self._tracks[task_id].report().stage not in ("indexing", "done"):
+        works = {work: self._tracks[task_id] for task_id, work in self._works.items()}
+        for work, track in works.items():
+            if track.report().stage not in ("indexing", "done"):
                 work.cancel()
-        works = set(self._works.values())
         if works:
             _, pending = await asyncio.wait(works, timeout=_GRACE_S)
             for work in pending:
                 work.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
         try:
-            await self._source.release(self._unfinished)
+            await self._source.release([track.job for work, track in works.items() if work.cancelled()])
         except RagError as error:
             log.warning("release_failed", code=error.code, reason=error.message)

@@ -270,3 +270,18 @@ async def test_at_most_the_allowed_large_documents_are_in_work(tmp_path: Path) -
         await bench.until(lambda: bench.parser.calls)
         assert len(bench.tasks.running) <= 2
         await bench.until(lambda: len(bench.tasks.done) == 5)
+
+
+async def test_a_stop_gives_back_what_was_claimed_but_not_begun(tmp_path: Path) -> None:
+    class StopAtClaim(MemoryTasks):
+        async def claim(self, owner: str, *, small: int, large: int) -> list[Job]:
+            jobs = await super().claim(owner, small=small, large=large)
+            if jobs:
+                bench.stop.set()
+            return jobs
+
+    bench = Bench(tmp_path, tasks=StopAtClaim())
+    jobs = [bench.put(f"{number}.txt", "x") for number in range(3)]
+    async with bench.running():
+        await bench.stop.wait()
+    assert sorted(bench.tasks.released) == sorted(job.task_id for job in jobs)
