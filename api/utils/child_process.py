@@ -88,11 +88,12 @@ class WatchedChild:
         loop = asyncio.get_running_loop()
         assert process.stdin is not None
         transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, process.stdin)
-        self._attach(asyncio.StreamWriter(transport, protocol, None, loop))
+        writer = asyncio.StreamWriter(transport, protocol, None, loop)
+        self._attach(writer)
         try:
             while (code := process.poll()) is None:
                 await asyncio.sleep(_LOOK_S)
             return code
         finally:
             self._attach(None)
-            transport.close()
+            writer.close()

@@ -94,7 +94,8 @@ def multipart(*parts: tuple[str, str | None, bytes]) -> tuple[bytes, str]:
     """A body of (field, file name or None, content) parts, and its content type."""
     pieces = []
     for field, file, content in parts:
-        head = f'form-data; name="{field}"' + ("" if file is None else f'; filename="{file}"')
+        quoted = (file or "").replace("\\", "\\\\").replace('"', '\\"')
+        head = f'form-data; name="{field}"' + ("" if file is None else f'; filename="{quoted}"')
         pieces.append(b"--edge\r\nContent-Disposition: " + head.encode() + b"\r\n\r\n" + content + b"\r\n")
     return b"".join(pieces) + b"--edge--\r\n", "multipart/form-data; boundary=edge"
 
