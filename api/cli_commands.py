@@ -170,7 +170,8 @@ async def search_dataset(settings: Settings, dataset: str, question: str, top: i
         return 0
     table = Table("score", "cosine", "terms", "source", "passage")
     for chunk in chunks:
-        page = f" p. {chunk['positions'][0][0]}" if chunk.get("positions") else ""
+        number = http.page_of(chunk.get("positions"))
+        page = f" p. {number}" if number else ""
         table.add_row(
             f"{chunk['similarity']:.3f}",
             f"{chunk['vector_similarity']:.3f}",

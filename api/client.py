@@ -204,6 +204,17 @@ class ApiClient:
         return reply[unwrap] if unwrap else None
 
 
+def page_of(positions: Sequence[Sequence[int]] | None) -> int | None:
+    """The first page of `[page, left, right, top, bottom]` boxes; None for formats without pages.
+
+    For those the contract puts a chunk's number into all five places, which is a box without extent.
+    """
+    if not positions:
+        return None
+    page, left, right, top, bottom = positions[0]
+    return None if left == right and top == bottom else page
+
+
 def _openai_error(body: bytes) -> RagError:
     try:
         return InvalidInput(str(orjson.loads(body)["error"]["message"]))
@@ -220,7 +231,7 @@ def _answer_piece(frame: dict[str, Any]) -> Answer:
         Source(
             number=number,
             document=item["document_name"],
-            page=item["positions"][0][0] if item.get("positions") else None,
+            page=page_of(item.get("positions")),
             text=item["content"],
         )
         for number, item in enumerate(references)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from api.cli_commands import files_below, reason_of
+from api.client import page_of
 
 
 def test_folders_are_read_recursively_in_order_without_hidden_files(tmp_path: Path) -> None:
@@ -20,3 +21,10 @@ def test_the_reason_is_the_last_error_line() -> None:
     assert reason_of("10:00:00 Start to parse.\n10:00:01 [ERROR]The file is encrypted.\n") == "The file is encrypted."
     assert reason_of("10:00:00 Start to parse.") == "10:00:00 Start to parse."
     assert reason_of("") == "no reason was given"
+
+
+def test_a_box_without_extent_is_no_page() -> None:
+    assert page_of([[60, 40, 500, 100, 300], [61, 40, 500, 80, 120]]) == 60
+    assert page_of([[4, 3, 3, 3, 3]]) is None
+    assert page_of([]) is None
+    assert page_of(None) is None
