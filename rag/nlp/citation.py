@@ -42,7 +42,15 @@ def repair_marks(answer: str, sources: int) -> str:
     `[ID: n]`, `(ID:n)`, `【ID:n】`, `refn` and lists such as `[ID:1, ID:2]` become marks. In square brackets an n
     that names no source is dropped; in round ones, and after `ref`, it may be part of the text and stays.
     """
-    return outside_code(answer, lambda part: _REF.sub(_ref(sources), _BRACKETED.sub(_bracketed(sources), part)))
+
+    def once(text: str) -> str:
+        return outside_code(text, lambda part: _REF.sub(_ref(sources), _BRACKETED.sub(_bracketed(sources), part)))
+
+    # A mark that is dropped in front of three backticks makes them open a block of code, which moves the borders
+    # between code and prose for what follows: repeated until nothing changes.
+    while (repaired := once(answer)) != answer:
+        answer = repaired
+    return answer
 
 
 def _bracketed(sources: int) -> Callable[[re.Match[str]], str]:

@@ -54,6 +54,7 @@ TEXTS = st.lists(PIECES, max_size=25).map("".join) | st.text(max_size=60)
         ("a [ID:one] [ID:]", "a [ID:one] [ID:]"),
         ("`x[ID: 1]` and\n```\n(ID:1)\n```\n(ID:1)", "`x[ID: 1]` and\n```\n(ID:1)\n```\n[ID:1]"),
         ("```\n(ID:1) not closed", "```\n(ID:1) not closed"),
+        ("[ID:7]```\n```\n[ID: 2]", "```\n```\n[ID:2]"),
     ],
 )
 def test_marks_are_repaired(written: str, repaired: str) -> None:
