@@ -171,7 +171,11 @@ class Document(Timed):
     live_version = _id(null=True)
 
     class Meta:
-        indexes = ((("dataset_id", "name"), True), (("dataset_id", "create_time"), False))
+        indexes = (
+            (("dataset_id", "name"), True),
+            (("dataset_id", "create_time"), False),
+            (("dataset_id", "enabled", "live_version"), False),
+        )
 
 
 class DocumentVersion(Timed):

@@ -66,7 +66,18 @@ class UpkeepService:
         return await self._db.write(bury)
 
     async def sweep(self) -> int:
-        """Remove index entries and chunk rows of dead versions. Returns how many versions went."""
+        """Remove index entries and chunk rows of dead versions. Returns how many versions went.
+
+        All that have rested go, some hundreds at a time: each search's filter names them until then.
+        """
+        swept = 0
+        while count := await self._sweep_some():
+            swept += count
+            if count < _AT_ONCE:
+                break
+        return swept
+
+    async def _sweep_some(self) -> int:
         until = now_ms(self._clock) - SETTLE_MS
         dead = (DocumentVersion.state == VERSION_DEAD) & (DocumentVersion.update_time <= until)
 

@@ -160,9 +160,9 @@ async def test_a_switched_off_document_is_listed_but_not_found(world: World) -> 
 
 async def test_places_do_not_see_each_other(world: World) -> None:
     dataset = await world.dataset(embedding_model="other@X")
-    document = await world.document(dataset)
-    await world.documents.parse(ANN, dataset.id, [document.id])
-    assert len(await world.chunks.hidden_versions(dataset.place)) == 1
+    document, version = await world.parsed(dataset, "a.pdf", ["one"])
+    await world.documents.update(ANN, dataset.id, document.id, {"enabled": False})
+    assert await world.chunks.hidden_versions(dataset.place) == (version,)
     assert await world.chunks.hidden_versions("t_ann_g9") == ()
 
 

@@ -5,8 +5,10 @@ import pytest
 
 from api.db.services.parser_configs import default_parser_config
 from api.db.services.records import DatasetRecord, Page
+from api.db.services.task_service import TaskService
 from api.db.tables import BlobGarbage, Chunk, Dataset, Document, DocumentVersion, IndexPlace, Outbox, Task
 from rag.core.errors import Conflict, InvalidInput, NotFound
+from rag.core.settings import IngestSettings
 from tests.unit.api.db.services.world import ANN, BOB, World, principal
 
 
@@ -153,6 +155,8 @@ async def test_deleting_takes_everything_with_it(world: World) -> None:
     await world.parsed(gone, "a.pdf", ["y", "z"])
     running = await world.document(gone, "b.pdf", content=b"only here")
     await world.documents.parse(ANN, gone.id, [running.id])
+    tasks = TaskService(world.db, world.clock, IngestSettings())
+    assert len(await tasks.claim("w", small=1, large=1)) == 1
 
     result = await world.knowledgebases.delete(ANN, [gone.id])
 

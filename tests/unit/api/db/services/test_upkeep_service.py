@@ -124,6 +124,12 @@ class TestSweep:
         assert (bench.count(Chunk), await bench.entries(), bench.count(DocumentVersion)) == (1, 1, 0)
         assert await bench.upkeep.sweep() == 0
 
+    async def test_takes_all_of_them_at_once_however_many(self, bench: Bench) -> None:
+        for number in range(450):
+            bench.version(f"old{number}", "dead", 0)
+        assert await bench.upkeep.sweep() == 450
+        assert bench.count(DocumentVersion) == 0
+
     async def test_leaves_those_that_ended_a_moment_ago(self, bench: Bench) -> None:
         await bench.chunk("d", "stopped", "x")
         bench.version("stopped", "dead", bench.now)
