@@ -81,14 +81,11 @@ class SampleStatistics:
         return 0 if number is None else int(self._starts[number + 1] - self._starts[number])
 
 
-def coverage(terms: Sequence[str], weights: Scores, texts: Sequence[str]) -> Scores:
-    """The share of the question's term weight that each text (tokens joined by spaces) holds: 0 to 1."""
+def coverage(weights: Scores, held: NDArray[np.bool_]) -> Scores:
+    """The share of the question's term weight that each text holds: 0 to 1. `held` has a row for each text and a
+    column for each term."""
     mass = float(weights.sum())
-    shares = np.zeros(len(texts), dtype=np.float32)
     if mass <= 0.0:
-        return shares
-    by_term = dict(zip(terms, weights.tolist(), strict=True))
-    known = frozenset(by_term)
-    for index, text in enumerate(texts):
-        shares[index] = sum(map(by_term.__getitem__, known.intersection(text.split())))
+        return np.zeros(len(held), dtype=np.float32)
+    shares = (held @ weights.astype(np.float64)).astype(np.float32)
     return np.asarray(np.minimum(shares / mass, 1.0), dtype=np.float32)

@@ -128,7 +128,7 @@ class Retriever:
             return []
         cosines = np.array([c.cosine for c in candidates], dtype=np.float32)
         bm25 = np.array([c.bm25 for c in candidates], dtype=np.float32)
-        covered = coverage(query.terms, weights, [c.tokens for c in candidates])
+        covered = coverage(weights, found.held)
         similarity = absolute_similarity(cosines, covered, weight)
         fused = FUSIONS[self._settings.fusion](
             Lists(

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rag.core.types import Matrix, Vector
 
 
@@ -64,23 +67,34 @@ class SearchQuery:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """`tokens` as stored. `bm25` (k1 1.2, b 0.75) is 0.0 where the lexical list does not hold it;
-    `cosine` is exact for every candidate when the query has a vector (also for those only found by words)."""
+    """`bm25` (k1 1.2, b 0.75) is 0.0 where the lexical list does not hold it; `cosine` is exact
+    for every candidate when the query has a vector (also for those only found by words)."""
 
     key: EntryKey
     dataset_id: str
-    tokens: str
     bm25: float
     cosine: float
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Candidates:
-    """Both lists as indices into `candidates`, best first."""
+    """Both lists as indices into `candidates`, best first. `held` says which of the query's terms each candidate
+    holds: shape (len(candidates), len(query.terms))."""
 
     candidates: tuple[Candidate, ...]
     lexical: tuple[int, ...]
     vector: tuple[int, ...]
+    held: NDArray[np.bool_]
+
+
+def held_terms(terms: Sequence[str], texts: Sequence[str]) -> NDArray[np.bool_]:
+    """`Candidates.held` of candidates with these tokens, joined by spaces."""
+    columns = {term: column for column, term in enumerate(terms)}
+    known = frozenset(columns)
+    held = np.zeros((len(texts), len(terms)), dtype=np.bool_)
+    for row, text in enumerate(texts):
+        held[row, [columns[term] for term in known.intersection(text.split())]] = True
+    return held
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,6 +20,7 @@ from rag.store.base import (
     Sample,
     SearchQuery,
     Selector,
+    held_terms,
 )
 
 K1, B = 1.2, 0.75
@@ -61,7 +62,6 @@ class MemoryStore:
                 Candidate(
                     key=key,
                     dataset_id=rows[key].dataset_id,
-                    tokens=rows[key].tokens,
                     bm25=lexical.get(key, 0.0),
                     cosine=cosines.get(key, 0.0),
                 )
@@ -69,6 +69,7 @@ class MemoryStore:
             ),
             lexical=tuple(order[key] for key in lexical),
             vector=tuple(order[key] for key in nearest),
+            held=held_terms(query.terms, [rows[key].tokens for key in order]),
         )
 
     async def sample(self, place: Place, dataset_ids: tuple[str, ...]) -> Sample:

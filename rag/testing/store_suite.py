@@ -96,8 +96,22 @@ class StoreSuite:
         assert by_id["c"].bm25 > by_id["a"].bm25 > 0.0
         assert by_id["b"].cosine == pytest.approx(0.8, abs=1e-5)
         assert by_id["c"].cosine == pytest.approx(0.0, abs=1e-5)
-        assert by_id["a"].tokens == "apple pear"
         assert by_id["a"].dataset_id == "set1"
+
+    async def test_tells_which_terms_a_candidate_holds(self, store: SearchStore) -> None:
+        await store.upsert(PLACE, [entry("a", "x y y z"), entry("b", "y"), entry("c", "xy"), entry("d", "")])
+        for _ in range(2):
+            found = await store.search(PLACE, ask("x", "unknown", "y", vector=unit(1.0)))
+            held = {c.key.chunk_id: row.tolist() for c, row in zip(found.candidates, found.held, strict=True)}
+            assert held == {
+                "a": [True, False, True],
+                "b": [False, False, True],
+                "c": [False, False, False],
+                "d": [False, False, False],
+            }
+            assert found.held.dtype == np.bool_
+            await asyncio.sleep(0.3)
+        assert (await store.search(PLACE, ask(vector=unit(1.0)))).held.shape == (4, 0)
 
     async def test_bm25_has_the_usual_constants(self, store: SearchStore) -> None:
         await store.upsert(PLACE, [entry("a", "x y y z"), entry("b", "y"), entry("c", "z z")])

@@ -44,10 +44,6 @@ def test_an_empty_dataset_has_statistics() -> None:
 
 def test_coverage_is_the_share_of_term_weight() -> None:
     weights = np.array([3.0, 1.0], dtype=np.float32)
-    assert coverage(("rare", "often"), weights, ["rare x", "often", "rarely", "x often rare"]).tolist() == [
-        0.75,
-        0.25,
-        0,
-        1,
-    ]
-    assert coverage((), np.zeros(0, dtype=np.float32), ["a"]).tolist() == [0.0]
+    held = np.array([[True, False], [False, True], [False, False], [True, True]])
+    assert coverage(weights, held).tolist() == [0.75, 0.25, 0, 1]
+    assert coverage(np.zeros(0, dtype=np.float32), np.zeros((1, 0), dtype=np.bool_)).tolist() == [0.0]
