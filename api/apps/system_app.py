@@ -10,12 +10,12 @@ from api.apps.context import services, web_state
 from api.apps.envelope import http_date, json_response, json_result
 from api.apps.openapi import describe
 from api.db.services.records import NewToken, TokenRecord
+from rag.core.blocking import Lane, run_in
 from rag.core.errors import RagError
 from rag.core.resources import project_version
 from rag.core.types import Principal
 
 bp = Blueprint("system", __name__)
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @bp.get("/healthz")
@@ -86,7 +86,7 @@ async def config() -> Response:
 @describe(tag="system")
 async def show_version(principal: Principal) -> Response:
     """The version of this server."""
-    return json_result(f"v{project_version()}")
+    return json_result(f"v{await run_in(Lane.FILES, project_version)}")
 
 
 @bp.post("/v1/system/new_token")

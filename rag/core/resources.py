@@ -1,6 +1,7 @@
 """Where the files that come with the package lie: `conf/` beside the packages in a checkout, `rag/_conf` in a wheel."""
 
 import tomllib
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -18,8 +19,9 @@ def asset_path(name: str) -> Path:
     return _RAG / "assets" / name
 
 
+@cache
 def project_version() -> str:
-    """The version of this project: the installed one, else that of the checkout."""
+    """The version of this project: the installed one, else that of the checkout. Reads files the first time."""
     try:
         return metadata.version("parley")
     except metadata.PackageNotFoundError:
