@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rag.core.errors import InvalidInput, NotFound
 from rag.core.resources import asset_path, conf_path
 from rag.core.settings import Settings
+from rag.llm import litellm_port
 from rag.llm.base import ChatModel, Embedder, ModelInfo
 from rag.llm.deadlines import Deadlines
 from rag.llm.endpoint import Endpoint
@@ -150,8 +151,6 @@ class Registry:
         self._minilm.encode_query("warm up")
         for provider in self._providers.values():
             if provider.entry.transport == "litellm":
-                from rag.llm import litellm_port
-
                 litellm_port.load()
 
     async def open(self) -> None:
@@ -162,6 +161,7 @@ class Registry:
     async def close(self) -> None:
         """Close connections and give memory back, while the loop still lives."""
         await self._parts.pool.close()
+        await litellm_port.close_clients()
         self._minilm.close()
 
     def _find(self, name: str) -> tuple[str, _Provider] | None:
