@@ -41,7 +41,9 @@ from rag.queue.embedded import ServerQueue
 
 _BACKLOG = 1024
 _REPLIES_END_S = 1.0
+_WORKER_END_S = 8.0
 _WATCHDOG_EXTRA_S = 15.0
+"""More than `_REPLIES_END_S` twice and `_WORKER_END_S`: an orderly stop ends before the watchdog does."""
 _EXIT_ERROR = 1
 _EXIT_HUNG = 70
 log = structlog.get_logger(__name__)
@@ -160,9 +162,12 @@ async def _serving(settings: Settings, stop: asyncio.Event, *, noted: bool) -> A
         token = new_secret()
         state = WebState(port=listener.getsockname()[1], loopback=loopback, link_hash=secret_hash(token))
         url = _url(settings, state.port)
+        worker = _embedded_worker(settings, queue)
+        # Entered before what answers, so that it ends after it: a busy worker must not hold up running answers.
+        stack.push_async_callback(worker.stop, _WORKER_END_S)
         await stack.enter_async_context(_answering(settings, services, state, listener, stop))
         if settings.ingest.worker == "embedded":
-            await stack.enter_async_context(_embedded_worker(settings, queue))
+            worker.start()
         if noted:
             folder.write_server(ServerInfo(pid=os.getpid(), url=f"http://{_connect_host(settings)}:{state.port}"))
             stack.callback(folder.remove_server)
@@ -211,15 +216,9 @@ async def _answering(
         await server
 
 
-@asynccontextmanager
-async def _embedded_worker(settings: Settings, queue: ServerQueue) -> AsyncIterator[None]:
+def _embedded_worker(settings: Settings, queue: ServerQueue) -> WatchedChild:
     command = [sys.executable, "-m", "api.cli", "worker", "--embedded", "--data-dir", str(settings.data_dir.absolute())]
-    child = WatchedChild(command, name="worker", attach=queue.attach)
-    child.start()
-    try:
-        yield
-    finally:
-        await child.stop(settings.server.shutdown_s)
+    return WatchedChild(command, name="worker", attach=queue.attach)
 
 
 def _hypercorn() -> Config:
