@@ -67,6 +67,9 @@ class OpenReplies:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         task = asyncio.current_task()
+        if scope["type"] == "websocket":
+            await _refuse_websocket(send)
+            return
         if scope["type"] != "http" or task is None:
             await self._app(scope, receive, send)
             return
@@ -85,6 +88,13 @@ class OpenReplies:
             task.cancel()
         if left:
             await asyncio.wait(left, timeout=grace_s)
+
+
+async def _refuse_websocket(send: Any) -> None:
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    content = b'{"code":404,"message":"No WebSocket is served here."}\n'
+    await send({"type": "websocket.http.response.start", "status": 404, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": content})
 
 
 def run_serve(settings: Settings) -> int:

@@ -5,6 +5,7 @@ the OpenAI faces use the HTTP status.
 """
 
 import ipaddress
+import re
 import time
 
 import structlog
@@ -22,6 +23,7 @@ from rag.core.settings import Settings
 
 OPENAI_PATHS = ("/v1/models", "/v1/chat/", "/v1/embeddings", "/v1/responses")
 INTERNAL_ERROR = "<InternalServerError '500: Internal Server Error'>"
+_HOST = re.compile(r"(?:\[(?P<six>[0-9a-f:.]+)\]|(?P<name>[^\[\]:@/?#]+))(?::[0-9]{0,5})?")
 _log = structlog.get_logger(__name__)
 
 
@@ -55,13 +57,13 @@ def install(app: Quart, settings: Settings, telemetry: Telemetry) -> None:
 def host_allowed(host: str, further: set[str]) -> bool:
     """Whether a Host header names this machine. A page of another site that was rebound to a loopback address
     still sends that site's name. No header at all is no browser."""
-    name = host.lower()
-    if not name or name in further:
+    text = host.lower()
+    if not text or text in further:
         return True
-    if name.startswith("["):
-        name = name[1:].partition("]")[0]
-    else:
-        name = name.partition(":")[0]
+    matched = _HOST.fullmatch(text)
+    if matched is None:
+        return False
+    name = matched["six"] or matched["name"]
     if name in further or name == "localhost" or name.endswith(".localhost"):
         return True
     try:

@@ -12,6 +12,8 @@ from rag.core.types import Turn
 
 B = TypeVar("B", bound="Body")
 _LONGEST_INPUT = 2048
+_LONGEST_INPUT_CHARS = 1_200_000
+"""All texts together: about as many tokens as OpenAI takes in one call."""
 
 
 class Body(BaseModel):
@@ -110,6 +112,8 @@ class EmbeddingsBody(Body):
                 raise InvalidInput("Token arrays cannot be embedded: send the text itself.", param="input")
             if not isinstance(text, str) or not text:
                 raise InvalidInput("`input` takes texts that are not empty.", param="input")
+        if sum(map(len, texts)) > _LONGEST_INPUT_CHARS:
+            raise InvalidInput(f"`input` takes up to {_LONGEST_INPUT_CHARS:,} characters in all.", param="input")
         return texts
 
 

@@ -3,6 +3,8 @@
 The texts of pydantic's own messages are those of the contract; where they are not, the validator here says them.
 """
 
+from collections import Counter
+from itertools import islice
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
@@ -16,6 +18,9 @@ from rag.core.ids import is_row_id
 M = TypeVar("M", bound=BaseModel)
 _SHOWN = 128
 _LONGEST_TEXT = 65535
+_MOST_IDS = 10_000
+_MOST_LINES = 100
+"""Of a refusal: a body of millions of wrong values is not answered with millions of lines."""
 
 ChunkMethod = Literal[
     "naive",
@@ -151,7 +156,7 @@ class UpdateDataset(Strict):
 class DeleteDatasets(Strict):
     """Body of DELETE `/datasets`: null means all of the tenant."""
 
-    ids: list[RowId] | None
+    ids: Annotated[list[RowId], Field(max_length=_MOST_IDS)] | None
 
     def plain_ids(self) -> list[str] | None:
         """The ids without hyphens.
@@ -162,9 +167,9 @@ class DeleteDatasets(Strict):
         if self.ids is None:
             return None
         plain = [each.replace("-", "").lower() for each in self.ids]
-        twice = [each for index, each in enumerate(plain) if each in plain[:index]]
+        twice = [each for each, count in Counter(plain).items() if count > 1]
         if twice:
-            text = f"Duplicate ids: '{', '.join(dict.fromkeys(twice))}'"
+            text = f"Duplicate ids: '{', '.join(twice)}'"
             raise bad_argument(error_line(("ids",), text, self.ids))
         return plain
 
@@ -191,7 +196,8 @@ def validate(model: type[M], value: dict[str, Any]) -> M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        lines = [error_line(each["loc"], each["msg"], each["input"]) for each in error.errors(include_url=False)]
+        shown = islice(error.errors(include_url=False), _MOST_LINES)
+        lines = [error_line(each["loc"], each["msg"], each["input"]) for each in shown]
         raise bad_argument("\n".join(lines)) from error
 
 

@@ -14,6 +14,7 @@ from api.apps.sdk.doc_models import Retrieval
 from api.apps.sdk.metadata import matching_documents
 from api.db.services.highlight import highlighter
 from api.db.services.records import DatasetRecord, RetrievalRequest
+from api.db.services.retrieval_service import LONGEST_QUESTION_CHARS
 from api.errors import DATA_ERROR
 from rag.core.errors import NotFound
 from rag.core.types import Principal
@@ -66,20 +67,13 @@ async def _documents(principal: Principal, body: dict[str, Any], dataset_ids: tu
     ids = body.get("document_ids", [])
     if not isinstance(ids, list):
         raise Refused(DATA_ERROR, "`documents` should be a list")
-    for document_id in ids:
-        try:
-            record = await services().documents.find(principal, str(document_id))
-        except NotFound as error:
-            raise _not_in(document_id) from error
-        if record.dataset_id not in dataset_ids:
-            raise _not_in(document_id)
     if ids:
-        return tuple(str(each) for each in ids)
+        named = tuple(str(each) for each in ids)
+        outside = await services().documents.first_outside(principal, dataset_ids, named)
+        if outside is not None:
+            raise Refused(DATA_ERROR, f"The datasets don't own the document {outside}")
+        return named
     return await matching_documents(principal, dataset_ids, body.get("metadata_condition"))
-
-
-def _not_in(document_id: Any) -> Refused:
-    return Refused(DATA_ERROR, f"The datasets don't own the document {document_id}")
 
 
 def _request(
@@ -99,7 +93,7 @@ def _request(
         raise uncaught("1064")
     question = body["question"]
     return RetrievalRequest(
-        question="" if question is None else str(question),
+        question="" if question is None else str(question)[:LONGEST_QUESTION_CHARS],
         dataset_ids=dataset_ids,
         document_ids=document_ids,
         page=max(page, 1),

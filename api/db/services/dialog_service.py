@@ -16,6 +16,7 @@ from api.db.services.dialog_brief import AskOptions, Brief, brief_of_ask, brief_
 from api.db.services.dialog_prompt import Material, PreparedPrompt, prepare
 from api.db.services.llm_service import LLMBundle, ModelCatalogue
 from api.db.services.records import DialogRecord, RetrievalRequest
+from api.db.services.retrieval_service import LONGEST_QUESTION_CHARS
 from rag.core.blocking import Lane, run_in
 from rag.core.clock import Clock
 from rag.core.errors import InvalidInput, ModelBadOutput, ModelError, NotFound, RagError
@@ -47,7 +48,6 @@ log = structlog.get_logger()
 _REFINED_USER_TURNS = 3
 _REFINE_S = 15.0
 _LONGEST_REFINED_CHARS = 4000
-_LONGEST_SEARCH_CHARS = 8000
 _LONG_TEXT_CHARS = 40_000
 """Texts above this are counted and split in a thread; below, a thread costs more than it saves."""
 
@@ -235,7 +235,7 @@ class DialogService:
         wanted = list(brief.dataset_ids)
         while wanted and question.strip():
             request = RetrievalRequest(
-                question=question[:_LONGEST_SEARCH_CHARS],
+                question=question[:LONGEST_QUESTION_CHARS],
                 dataset_ids=tuple(wanted),
                 document_ids=brief.document_ids,
                 page_size=brief.top_n,

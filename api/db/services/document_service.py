@@ -19,7 +19,14 @@ from api.db.services.names import (
     deduplicate,
     extension,
 )
-from api.db.services.owned import own_dataset, own_document, own_document_anywhere, own_documents, split_duplicates
+from api.db.services.owned import (
+    in_groups,
+    own_dataset,
+    own_document,
+    own_document_anywhere,
+    own_documents,
+    split_duplicates,
+)
 from api.db.services.records import BatchResult, DocumentQuery, DocumentRecord
 from api.db.services.removal import count_chunks, remove_documents
 from api.db.services.row_pages import page_of
@@ -150,6 +157,18 @@ class DocumentService:
 
         def read() -> DocumentRecord:
             return record_of(own_document_anywhere(principal, document_id), now_ms(self._clock))
+
+        return await self._db.run(read)
+
+    async def first_outside(self, principal: Principal, dataset_ids: Sequence[str], ids: Sequence[str]) -> str | None:
+        """The first of `ids` that is no document of these datasets of the principal; None if all are."""
+
+        def read() -> str | None:
+            known: set[str] = set()
+            for group in in_groups(dict.fromkeys(ids)):
+                owned = (Document.tenant_id == principal.tenant_id) & Document.dataset_id.in_(list(dataset_ids))
+                known.update(row.id for row in Document.select(Document.id).where(Document.id.in_(group) & owned))
+            return next((one for one in ids if one not in known), None)
 
         return await self._db.run(read)
 

@@ -12,6 +12,9 @@ from rag.llm.base import Embedded
 from rag.retrieve.retriever import Retriever
 from rag.store.base import Place
 
+LONGEST_QUESTION_CHARS = 8000
+"""Of a longer question only the beginning is searched for: each further window costs the embedding model time."""
+
 
 class QuestionEmbedder(Protocol):
     """A bundle of an embedding model."""
@@ -56,7 +59,7 @@ class RetrievalService:
         return await self._retriever.retrieve(
             Place(name=place_name, dim=embedder.dim),
             embed=embed,
-            question=request.question,
+            question=request.question[:LONGEST_QUESTION_CHARS],
             dataset_ids=tuple(dict.fromkeys(request.dataset_ids)),
             document_ids=tuple(dict.fromkeys(request.document_ids)) or None,
             page=request.page,

@@ -178,6 +178,9 @@ async def test_the_page_is_escaped_and_loads_nothing(site: Web) -> None:
         ("localhost.evil.example", False),
         ("[::ffff:10.0.0.1]", False),
         ("2130706433", False),
+        ("127.0.0.1:80@evil.example", False),
+        ("[::1].evil.example", False),
+        ("localhost:80.evil.example", False),
     ],
 )
 def test_hosts(host: str, allowed: bool) -> None:
