@@ -1,7 +1,7 @@
 """Files: uploaded documents, addressed by content. The same bytes are stored once."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +23,11 @@ class BlobStore(Protocol):
     async def put_file(self, source: Path, *, sha256: str) -> str:
         """Store the file under its content hash and return the key; known content is not written again.
         Durable when this returns: a torn write can never be read."""
+        ...
+
+    async def put_files(self, files: Sequence[tuple[Path, str]]) -> tuple[str, ...]:
+        """`put_file` for many files and their hashes, which share the waits for the disk. Returns the keys in order.
+        Where one fails, some of the others may be stored."""
         ...
 
     def open(self, key: str) -> AsyncIterator[bytes]:

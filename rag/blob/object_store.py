@@ -1,7 +1,8 @@
 """Files in any store that `obstore` speaks to; here: a folder."""
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rag.core.ids import new_id
 _PIECE_BYTES = 1 << 20
 _STAGING = "staging"
 _PROBE = "staging/probe"
+_SYNCS_AT_ONCE = 4
 
 
 class ObjectBlobStore:
@@ -46,7 +48,16 @@ class ObjectBlobStore:
 
     async def put_file(self, source: Path, *, sha256: str) -> str:
         """See `BlobStore`."""
-        return await blocking.run_in(Lane.FILES, self._put_file, source, key_of(sha256))
+        (key,) = await self.put_files([(source, sha256)])
+        return key
+
+    async def put_files(self, files: Sequence[tuple[Path, str]]) -> tuple[str, ...]:
+        """See `BlobStore`."""
+        keys = [key_of(sha256) for _, sha256 in files]
+        wanted = {key: source for key, (source, _) in zip(keys, files, strict=True)}
+        if wanted:
+            await blocking.run_in(Lane.FILES, self._put_all, wanted)
+        return tuple(keys)
 
     async def open(self, key: str) -> AsyncIterator[bytes]:
         """See `BlobStore`. An async generator."""
@@ -80,16 +91,44 @@ class ObjectBlobStore:
             self._store = self._make()
         return self._store
 
-    def _put_file(self, source: Path, key: str) -> str:
-        size = source.stat().st_size
-        with self._translated(key):
-            if self._size(key) == size:
-                return key
-            if self._folder is None:
+    def _put_all(self, wanted: Mapping[str, Path]) -> None:
+        unknown = self._unknown(wanted)
+        if self._folder is not None:
+            with self._translated(self._place):
+                self._put_in_folder(unknown, self._folder)
+                # Those of known content too: whoever stores it at this moment may not have come to that.
+                _sync_all([*dict.fromkeys((self._folder / key).parent for key in wanted), self._folder])
+            return
+        for key, source in unknown.items():
+            with self._translated(key):
                 self._write(source, key)
-            else:
-                self._write_staged(source, key, self._folder)
-        return key
+
+    def _unknown(self, wanted: Mapping[str, Path]) -> dict[str, Path]:
+        """Those that are not stored yet."""
+        unknown: dict[str, Path] = {}
+        for key, source in wanted.items():
+            size = source.stat().st_size
+            with self._translated(key):
+                if self._size(key) != size:
+                    unknown[key] = source
+        return unknown
+
+    def _put_in_folder(self, unknown: Mapping[str, Path], folder: Path) -> None:
+        """A name is given only to bytes that are on the disk, so that no crash leaves a torn file under it."""
+        import obstore
+
+        names: dict[str, str] = {}
+        try:
+            for key, source in unknown.items():
+                names[key] = f"{_STAGING}/{new_id()}"
+                self._write(source, names[key])
+            _sync_all([folder / staged for staged in names.values()])
+            for key, staged in names.items():
+                obstore.rename(self._opened(), staged, key)
+        except BaseException:
+            for staged in names.values():
+                (folder / staged).unlink(missing_ok=True)
+            raise
 
     def _size(self, key: str) -> int | None:
         import obstore
@@ -104,21 +143,6 @@ class ObjectBlobStore:
 
         with source.open("rb") as file:
             obstore.put(self._opened(), key, file, chunk_size=_PIECE_BYTES)
-
-    def _write_staged(self, source: Path, key: str, folder: Path) -> None:
-        """A name is given only to bytes that are on the disk, so that no crash leaves a torn file under it."""
-        import obstore
-
-        staged = f"{_STAGING}/{new_id()}"
-        try:
-            self._write(source, staged)
-            _sync(folder / staged)
-            obstore.rename(self._opened(), staged, key)
-        except BaseException:
-            (folder / staged).unlink(missing_ok=True)
-            raise
-        _sync((folder / key).parent)
-        _sync(folder)
 
     def _pieces(self, key: str) -> Iterator[bytes]:
         import obstore
@@ -153,6 +177,17 @@ class ObjectBlobStore:
             raise NotFound("file", key) from error
         except (BaseError, OSError) as error:
             raise StoreUnavailable(f"The files in {self._place!r} cannot be read or written: {error}") from error
+
+
+def _sync_all(paths: Sequence[Path]) -> None:
+    """Bring them onto the disk, some side by side: the disk then does several in one go."""
+    if len(paths) <= _SYNCS_AT_ONCE:
+        for path in paths:
+            _sync(path)
+        return
+    with ThreadPoolExecutor(_SYNCS_AT_ONCE, thread_name_prefix="sync") as pool:
+        for _ in pool.map(_sync, paths):
+            pass
 
 
 def _sync(path: Path) -> None:

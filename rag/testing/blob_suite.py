@@ -76,6 +76,14 @@ class BlobSuite:
             assert set(keys) == {key_of(digest)}
             assert await content_of(blobs, keys[0]) == b"same" * 100_000
 
+    async def test_many_files_in_one_call(self, tmp_path: Path) -> None:
+        async with self.blobs(tmp_path / "store") as blobs:
+            files = [staged(tmp_path, b"file %d" % (number % 20), f"from{number}") for number in range(25)]
+            keys = await blobs.put_files(files)
+            assert keys == tuple(key_of(digest) for _, digest in files)
+            assert [await content_of(blobs, key) for key in keys] == [b"file %d" % (n % 20) for n in range(25)]
+            assert await blobs.put_files([]) == ()
+
     async def test_absent_content_is_not_found(self, tmp_path: Path) -> None:
         async with self.blobs(tmp_path / "store") as blobs:
             with pytest.raises(NotFound):

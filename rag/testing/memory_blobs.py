@@ -1,6 +1,6 @@
 """Files in memory, for tests."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from rag.blob.base import key_of
@@ -24,6 +24,9 @@ class MemoryBlobs:
             self.contents[key] = await blocking.run_in(Lane.FILES, source.read_bytes)
             self.writes += 1
         return key
+
+    async def put_files(self, files: Sequence[tuple[Path, str]]) -> tuple[str, ...]:
+        return tuple([await self.put_file(source, sha256=sha256) for source, sha256 in files])
 
     async def open(self, key: str) -> AsyncIterator[bytes]:
         content = self._content(key)

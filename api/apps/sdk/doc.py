@@ -24,11 +24,12 @@ from api.apps.envelope import Refused, bad_argument, batch_reply, sdk_result, un
 from api.apps.openapi import describe
 from api.apps.sdk.doc_models import DocumentIds, Ids, ListDocuments, UpdateDocument
 from api.apps.sdk.doc_wire import changes_of, document_body, uploaded_body
-from api.apps.uploads import StagedFile, Upload, receive_upload, takes_upload
+from api.apps.uploads import Upload, receive_upload, takes_upload
+from api.db.services.document_intake import NewFile
 from api.db.services.names import MAX_FILE_NAME_BYTES
 from api.db.services.records import DocumentQuery, DocumentRecord, Page
 from api.errors import DATA_ERROR, SERVER_ERROR
-from rag.core.errors import Conflict, InvalidInput, LimitExceeded, NotFound, RagError, StoreError
+from rag.core.errors import Conflict, InvalidInput, LimitExceeded, NotFound, RagError
 from rag.core.types import Principal
 
 bp = Blueprint("document", __name__, url_prefix="/api/v1")
@@ -49,17 +50,15 @@ async def upload(principal: Principal, dataset_id: str) -> Response:
             await services().knowledgebases.get(principal, dataset_id)
         except NotFound as error:
             raise uncaught(repr(LookupError(f"Can't find the dataset with ID {dataset_id}!"))) from error
-        stored, failures = [], []
-        for file in sent.files:
-            try:
-                stored.append(await _store(principal, dataset_id, file, sent.fields.get("parent_path", "")))
-            except StoreError:
-                raise
-            except RagError as error:
-                failures.append(f"{file.name}: {_reason(error)}")
+        files = [NewFile(name=f.name, staged=f.path, size=f.size, sha256=f.sha256) for f in sent.files]
+        outcomes = await services().documents.add_all(
+            principal, dataset_id, files, parent_path=sent.fields.get("parent_path", "")
+        )
+    named = zip(files, outcomes, strict=True)
+    failures = [f"{file.name}: {_reason(outcome)}" for file, outcome in named if isinstance(outcome, RagError)]
     if failures:
         raise Refused(SERVER_ERROR, "\n".join(failures))
-    return sdk_result([uploaded_body(record) for record in stored])
+    return sdk_result([uploaded_body(record) for record in outcomes if isinstance(record, DocumentRecord)])
 
 
 def _check_parts(sent: Upload) -> None:
@@ -69,18 +68,6 @@ def _check_parts(sent: Upload) -> None:
         raise bad_argument("No file selected!")
     if any(len(file.name.encode("utf-8", "replace")) > MAX_FILE_NAME_BYTES for file in sent.files):
         raise bad_argument(_NAME_TOO_LONG)
-
-
-async def _store(principal: Principal, dataset_id: str, file: StagedFile, parent_path: str) -> DocumentRecord:
-    return await services().documents.add(
-        principal,
-        dataset_id,
-        name=file.name,
-        staged=file.path,
-        size=file.size,
-        sha256=file.sha256,
-        parent_path=parent_path,
-    )
 
 
 def _reason(error: RagError) -> str:

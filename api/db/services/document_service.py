@@ -8,17 +8,10 @@ from typing import Any
 from api.db.database import Database
 from api.db.services import parse_requests
 from api.db.services.document_changes import apply_changes
+from api.db.services.document_intake import NewFile, take_in, taken
 from api.db.services.document_rows import matching, record_of, records_of, within_times
-from api.db.services.file_types import kind_of, method_at_upload
 from api.db.services.index_follow import Enqueued, IndexFollower
-from api.db.services.names import (
-    MAX_LOCATION_CHARS,
-    check_file_name_length,
-    clean_file_name,
-    clean_folder,
-    deduplicate,
-    extension,
-)
+from api.db.services.names import clean_file_name
 from api.db.services.owned import (
     in_groups,
     own_dataset,
@@ -28,19 +21,19 @@ from api.db.services.owned import (
     split_duplicates,
 )
 from api.db.services.records import BatchResult, DocumentQuery, DocumentRecord
-from api.db.services.removal import count_chunks, remove_documents
+from api.db.services.removal import remove_documents
 from api.db.services.row_pages import page_of
-from api.db.tables import BlobGarbage, Dataset, Document
-from rag.blob.base import BlobStore, key_of
+from api.db.tables import Dataset, Document
+from rag.blob.base import BlobStore
 from rag.core.clock import Clock, now_ms
-from rag.core.errors import Conflict, LimitExceeded, NotFound
-from rag.core.ids import new_id
+from rag.core.errors import Conflict, NotFound, RagError
 from rag.core.settings import IngestSettings
 from rag.core.types import Principal
 from rag.queue.base import JobQueue
 from rag.store.base import SearchStore
 
 Records = list[DocumentRecord]
+Outcomes = list[DocumentRecord | RagError]
 _Step = Callable[[Dataset, Document, int], str | None]
 
 
@@ -86,42 +79,24 @@ class DocumentService:
             LimitExceeded: the name is longer than 255 bytes (fact `field` is `name`), or the folder is too long.
             InvalidInput: nothing usable is left of the name.
         """
-        cleaned = clean_file_name(name)
-        check_file_name_length(cleaned)
-        await self._db.run(lambda: own_dataset(principal, dataset_id))
-        kind = kind_of(cleaned)
-        folder = clean_folder(parent_path)
-        await self._db.write(lambda: self._announce_blob(sha256))
-        blob_key = await self._blobs.put_file(staged, sha256=sha256)
+        file = NewFile(name=name, staged=staged, size=size, sha256=sha256)
+        (outcome,) = await self.add_all(principal, dataset_id, [file], parent_path=parent_path)
+        if isinstance(outcome, RagError):
+            raise outcome
+        return outcome
 
-        def write() -> DocumentRecord:
-            now = now_ms(self._clock)
-            dataset = own_dataset(principal, dataset_id)
-            free = deduplicate(cleaned, lambda candidate: _taken(dataset, Document.name == candidate))
-            check_file_name_length(free)
-            row = Document.create(
-                id=new_id(),
-                dataset_id=dataset.id,
-                tenant_id=dataset.tenant_id,
-                created_by=principal.user_id,
-                name=free,
-                location=_free_location(dataset, folder, free),
-                suffix=extension(free),
-                type=kind,
-                size=size,
-                sha256=sha256,
-                blob_key=blob_key,
-                chunk_method=method_at_upload(free, kind, dataset.chunk_method),
-                parser_config=dataset.parser_config,
-                meta_fields={},
-                create_time=now,
-                update_time=now,
-            )
-            BlobGarbage.delete().where(BlobGarbage.blob_key == blob_key).execute()
-            count_chunks(dataset, documents=1, now=now)
-            return record_of(row, now)
+    async def add_all(
+        self, principal: Principal, dataset_id: str, files: Sequence[NewFile], *, parent_path: str = ""
+    ) -> Outcomes:
+        """`add` for many files, in order, some dozens of which share each wait for the disk.
 
-        return await self._db.write(write)
+        Returns for each file its document, or why it was refused; the others are stored all the same.
+
+        Raises:
+            NotFound: no such dataset of the principal.
+            StoreUnavailable: files or rows cannot be written now; those before may be stored.
+        """
+        return await take_in(self._db, self._clock, self._blobs, principal, dataset_id, files, parent_path)
 
     async def list(self, principal: Principal, dataset_id: str, query: DocumentQuery) -> tuple[Records, int]:
         """The documents that `query` asks for, and how many there are before paging and times.
@@ -134,9 +109,9 @@ class DocumentService:
 
         def read() -> tuple[Records, int]:
             dataset = own_dataset(principal, dataset_id)
-            if query.id and not _taken(dataset, Document.id == query.id):
+            if query.id and not taken(dataset, Document.id == query.id):
                 raise NotFound("document", query.id)
-            if query.name and not _taken(dataset, Document.name == query.name):
+            if query.name and not taken(dataset, Document.name == query.name):
                 raise NotFound("document", query.name)
             rows, total = page_of(matching(dataset, query), Document, DocumentRecord, query.page)
             return records_of(within_times(rows, query), now_ms(self._clock)), total
@@ -295,14 +270,6 @@ class DocumentService:
 
         return await self._db.write(write)
 
-    def _announce_blob(self, sha256: str) -> None:
-        """Note the file as garbage before it is written: an upload that dies half-way leaves nothing behind.
-
-        The note is removed with the insertion of the document's row; until it is old, the sweep leaves the file.
-        """
-        note = BlobGarbage.insert(blob_key=key_of(sha256), create_time=now_ms(self._clock))
-        note.on_conflict_replace().execute()
-
 
 @dataclass(kw_only=True, slots=True)
 class _Steps:
@@ -317,21 +284,3 @@ class _Steps:
         self.done.append(document_id)
         if task_id is not None:
             self.tasks.append(task_id)
-
-
-def _taken(dataset: Dataset, condition: Any) -> bool:
-    return bool(Document.select(Document.id).where(condition & (Document.dataset_id == dataset.id)).exists())
-
-
-def _free_location(dataset: Dataset, folder: str, name: str) -> str:
-    """Where the document says it lies; `_` is appended until no other document of the dataset says so."""
-    location = f"{folder}/{name}" if folder else name
-    while _taken(dataset, Document.location == location):
-        location += "_"
-    if len(location) > MAX_LOCATION_CHARS:
-        raise LimitExceeded(
-            f"The folder and name have more than {MAX_LOCATION_CHARS} characters.",
-            field="parent_path",
-            limit=MAX_LOCATION_CHARS,
-        )
-    return location

@@ -63,6 +63,28 @@ async def test_bytes_are_on_the_disk_before_they_get_their_name(
     assert named_at_sync[1:] == [True, True]
 
 
+async def test_of_many_files_none_has_its_name_before_all_are_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "store"
+    blobs = ObjectBlobStore.in_folder(folder)
+    files = [staged(tmp_path, b"file %d" % number, f"from{number}") for number in range(20)]
+    finals = [folder / key_of(digest) for _, digest in files]
+    named: list[int] = []
+    synced: set[str] = set()
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        named.append(sum(final.exists() for final in finals))
+        synced.add(os.readlink(f"/proc/self/fd/{handle}"))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    await blobs.put_files(files)
+    assert named == [0] * 20 + [20] * (len(named) - 20)
+    assert {str(final.parent) for final in finals} | {str(folder)} <= synced
+
+
 async def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blobs = ObjectBlobStore.in_folder(tmp_path / "store")
     path, digest = staged(tmp_path, b"content")

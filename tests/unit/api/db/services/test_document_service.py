@@ -1,3 +1,4 @@
+import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import fields
 
@@ -5,6 +6,7 @@ import peewee
 import pytest
 
 from api.db.services.blob_garbage import collect_blobs
+from api.db.services.document_intake import FILES_AT_ONCE, NewFile
 from api.db.services.records import DocumentQuery, DocumentRecord, Page
 from api.db.tables import BlobGarbage, Chunk, Dataset, Document, DocumentVersion, Outbox, Task
 from rag.core.errors import Conflict, InvalidInput, LimitExceeded, NotFound, Unsupported
@@ -45,6 +47,34 @@ async def test_the_same_name_is_numbered_and_the_same_bytes_are_kept_once(world:
     assert world.blobs.writes == 1
     assert (await world.document(dataset, "A.pdf")).name == "A.pdf"
     assert await world.db.run(lambda: BlobGarbage.select().count()) == 0
+
+
+async def test_many_files_come_in_by_themselves(world: World) -> None:
+    """Numbers count up within one call, and a file that is refused takes no other along."""
+    dataset = await world.dataset()
+    long = "a" * 251 + ".pdf"
+    names = ["a.pdf", "bad.exe", "a.pdf", long, long] + [f"{number}.txt" for number in range(FILES_AT_ONCE)]
+    files = []
+    for number, name in enumerate(names):
+        staged = world.folder / f"staged{number}"
+        staged.write_bytes(b"%d" % (number % 50))
+        digest = hashlib.sha256(staged.read_bytes()).hexdigest()
+        files.append(NewFile(name=name, staged=staged, size=len(staged.read_bytes()), sha256=digest))
+    outcomes = await world.documents.add_all(ANN, dataset.id, files)
+    assert [type(o) for o in outcomes[:5]] == [
+        DocumentRecord,
+        Unsupported,
+        DocumentRecord,
+        DocumentRecord,
+        LimitExceeded,
+    ]
+    made = [o for o in outcomes if isinstance(o, DocumentRecord)]
+    assert [d.name for d in made] == ["a.pdf", "a(1).pdf", long] + names[5:]
+    assert len(world.blobs.contents) == 50
+    assert await totals(world, dataset.id) == (len(names) - 2, 0, 0)
+    assert await world.db.run(lambda: BlobGarbage.select().count()) == 0
+    with pytest.raises(NotFound):
+        await world.documents.add_all(BOB, dataset.id, files)
 
 
 async def test_locations_stay_apart_after_a_rename(world: World) -> None:
