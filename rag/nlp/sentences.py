@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from rag.nlp.tables import figure_line, heads_in, normalised
+
 UnitKind = Literal["sentence", "heading", "row"]
 
 
@@ -36,6 +38,10 @@ _LIST_ITEM = re.compile(r"(?:[-*+•●▪◦‣–]|\(?(?:\d{1,3}|[a-z]|[ivx]{1
 _HEADING = re.compile(r"#{1,6}\s+")
 _RULE = re.compile(r"\|?\s*:?-{2,}:?\s*(?:\|\s*:?-{2,}:?\s*)*\|?")
 _LAST_WORD = re.compile(r"[\w.]+$")
+_TWO_YEARS = re.compile(r"(?:19|20)\d{2}\*?\s+(?:[A-Z][a-z]+ \d{1,2}, )?(?:19|20)\d{2}")
+_LETTER = re.compile(r"[^\W\d_]")
+_MAX_DATED_CHARS = 360
+_MAX_SECTION_CHARS = 60
 _CELL = re.compile(r"(?<!\\)\|")
 _MARKS = re.compile(r"^\s*[*_`>]+|[*_`]{2,}")
 
@@ -44,7 +50,8 @@ _MARKS = re.compile(r"^\s*[*_`>]+|[*_`]{2,}")
 class Unit:
     """A sentence, a heading or a row. `block` numbers the paragraph, list item or table it stands in.
 
-    A row keeps its `cells` and those of its table's head (`header`, as long as `cells`; empty strings without one).
+    A row keeps its `cells` and those of its table's head (`header`, as long as `cells`; empty strings without one),
+    made readable; `section` is the line without figures above it, as `Cash flows from investing activities`.
     """
 
     text: str
@@ -52,20 +59,30 @@ class Unit:
     block: int
     cells: tuple[str, ...] = ()
     header: tuple[str, ...] = ()
+    section: str = ""
 
 
 def units(text: str) -> list[Unit]:
     """The units of `text` in reading order; none is empty."""
     found: list[Unit] = []
+    dated, section = "", ""
     for block, (kind, lines) in enumerate(_blocks(text)):
         if kind == "table":
-            found.extend(_rows(lines, block))
+            found.extend(_rows(lines, block, dated))
+        elif kind == "figures":
+            found.append(_line_row(lines[0], block, dated, section))
         elif kind == "heading":
             title = _HEADING.sub("", lines[0]).strip(" #*_")
             if title:
                 found.append(Unit(text=title, kind="heading", block=block))
         else:
             joined = _MARKS.sub("", _join(lines)).strip()
+            dated = joined if _TWO_YEARS.search(joined) and len(joined) < _MAX_DATED_CHARS else dated
+            section = (
+                joined.rstrip(": ")
+                if len(joined) < _MAX_SECTION_CHARS and _LETTER.search(joined) and joined[-1] not in ".!?"
+                else ""
+            )
             found.extend(Unit(text=part, kind="sentence", block=block) for part in sentences(joined))
     return found
 
@@ -119,8 +136,8 @@ def _blocks(text: str) -> Iterator[tuple[str, list[str]]]:
         if line.startswith("|"):
             kind = "table"
         lines.append(line)
-        if _HEADING.match(line):
-            yield "heading", lines
+        if _HEADING.match(line) or (kind == "text" and len(lines) == 1 and figure_line(line)):
+            yield ("heading" if _HEADING.match(line) else "figures"), lines
             kind, lines = "text", []
     if lines:
         yield kind, lines
@@ -131,7 +148,7 @@ def _starts_block(line: str, kind: str, lines: list[str]) -> bool:
         return True
     if kind == "table":
         return False
-    if _HEADING.match(line) or _LIST_ITEM.match(line):
+    if _HEADING.match(line) or _LIST_ITEM.match(line) or figure_line(line):
         return True
     # A short line without an end above one that begins anew is a title or a field of its own.
     above = lines[-1] if lines else ""
@@ -155,20 +172,33 @@ def _is_wide(character: str) -> bool:
     return "\u2e80" <= character <= "\u9fff" or "\uff00" <= character <= "\uffef"
 
 
-def _rows(lines: list[str], block: int) -> Iterator[Unit]:
-    """The rows of a Markdown table under its head."""
-    table = [(line, [cell.replace("\\|", "|").strip(" *_") for cell in _CELL.split(line.strip("|"))]) for line in lines]
+def _rows(lines: list[str], block: int, dated: str) -> Iterator[Unit]:
+    """The rows of a Markdown table under its head, else under the dates of the line `dated` above it."""
+    table = [[cell.replace("\\|", "|").strip(" *_") for cell in _CELL.split(line.strip("|"))] for line in lines]
     rules = [index for index, line in enumerate(lines) if _RULE.fullmatch(line)]
-    head = table[rules[0] - 1][1] if rules and rules[0] > 0 else []
-    for index, (_, cells) in enumerate(table):
-        if index in rules or (rules and index == rules[0] - 1) or not any(cells):
+    first = rules[0] - 1 if rules and rules[0] > 0 else -1
+    body = [cells for index, cells in enumerate(table) if index not in rules and index != first]
+    head, rows = normalised(table[first] if first >= 0 else [], body)
+    if not any(head[1:]):
+        head = [head[0], *(heads_in(dated, len(head) - 1) or head[1:])] if head else []
+    section = head[0].rstrip(": ") if head and head[0].endswith(":") else ""
+    for cells in rows:
+        if not any(cells):
             continue
-        width = len(cells)
-        header = (head + [""] * width)[:width]
         yield Unit(
             text=" | ".join(cell for cell in cells if cell),
             kind="row",
             block=block,
             cells=tuple(cells),
-            header=tuple(header),
+            header=tuple(head),
+            section=section,
         )
+        if len(cells) > 1 and cells[0] and not any(cells[1:]):
+            section = cells[0].rstrip(": ")
+
+
+def _line_row(line: str, block: int, dated: str, section: str) -> Unit:
+    """A line that ends in figures as a row."""
+    cells = figure_line(line) or [line]
+    head = heads_in(dated, len(cells) - 1) or [""] * (len(cells) - 1)
+    return Unit(text=line, kind="row", block=block, cells=tuple(cells), header=("", *head), section=section)
