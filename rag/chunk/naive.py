@@ -84,6 +84,8 @@ def _carry_over(current: list[Piece], piece: Piece) -> tuple[list[Piece], list[P
             end -= 1
     while end and current[end - 1].role == "heading":
         end -= 1
+    if not end:  # headings alone fill a chunk: nothing that follows is waited for
+        return current, []
     return current[:end], current[end:]
 
 

@@ -65,7 +65,8 @@ class _Maker:
     def pieces(self, group: Sequence[Element]) -> Iterator[Piece]:
         first = group[0]
         if first.kind is ElementKind.HEADING:
-            yield self._heading(first)
+            if first.text.strip():
+                yield self._heading(first)
         elif first.kind is ElementKind.LIST_ITEM:
             yield from self._list(group)
         elif first.kind is ElementKind.TABLE:

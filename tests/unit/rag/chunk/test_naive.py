@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from rag.chunk.base import ChunkConfig
@@ -137,3 +139,17 @@ def test_slides_get_a_chunk_each() -> None:
     document = ParsedDocument(elements=(paragraph("One.", 1), paragraph("Two.", 2)))
     assert len(chunkers()["presentation"].chunk(document, config=ChunkConfig())) == 2
     assert set(chunkers()) == {"naive", "email", "presentation"}
+
+
+def test_headings_without_text_fill_chunks_too() -> None:
+    outline = [heading(f"Chapter {i} of a long outline", i % 6 + 1) for i in range(20_000)]
+    began = time.process_time()
+    drafts = chunk(*outline)
+    assert time.process_time() - began < 5, "the time must not grow with the square of the headings"
+    assert max(draft.token_count for draft in drafts) <= 2 * 128
+    lines = [line for draft in drafts for line in draft.content.split("\n\n")]
+    assert lines == [f"Chapter {i} of a long outline" for i in range(20_000)]
+
+
+def test_empty_headings_are_left_out() -> None:
+    assert chunk(*[heading(" ", i % 6 + 1) for i in range(20_000)], paragraph("Text.")) == chunk(paragraph("Text."))
