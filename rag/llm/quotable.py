@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rag.core.types import ChunkText
 from rag.nlp.analysis import analyse
 from rag.nlp.sentences import Unit, units
+from rag.nlp.tables import is_figure
 
 _STOP_WORDS = """
     a about after all also am an and any are as asked at based be been being both but by can could did do does doing
@@ -20,21 +21,35 @@ _STOP_WORDS = """
     response answer relying details shown per primarily same she should show so some such tell than that the their
     them then there these they this those through to too under until up upon use using very was we were what when
     where whether which while who whom whose why will with would you your according name explain describe find
-    fy fiscal year usd million millions billion billions dollars
+    fy fiscal year usd million millions billion billions dollar dollars amount amounts end units unit
     的 了 在 是 和 与 吗 呢 什么 什 么 谁 哪 些 哪些 几 多少 多 少 如何 怎么 怎 为什么 为 何 被 有 个 请 问 于 以
     对 中 之 这 那 其 及 或 都 也 就 它 他 她
 """
-# What reports call what questions ask for.
-_ALSO_CALLED = (
-    (re.compile(r"\bcap(?:ital )?ex(?:penditures?)?\b", re.IGNORECASE), "purchases additions property plant equipment"),
-    (re.compile(r"\bpp&?n?e\b", re.IGNORECASE), "property plant equipment"),
-    (re.compile(r"\brevenues?\b", re.IGNORECASE), "sales"),
-    (re.compile(r"\bcogs\b", re.IGNORECASE), "cost of sales goods sold"),
-    (re.compile(r"\bprofits?\b", re.IGNORECASE), "income earnings"),
-    (re.compile(r"\bR&D\b"), "research development"),
-    (re.compile(r"\bFCF\b|\bfree cash ?flow", re.IGNORECASE), "cash operating activities"),
+# What reports call what questions ask for; a unit that holds nearly all of one name holds the thing.
+_ALSO_CALLED: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE), names)
+    for pattern, names in (
+        (
+            r"\bcap(?:ital )?ex(?:penditures?)?\b|\bcapital spending\b",
+            ("purchases of property plant equipment", "additions to property and equipment", "capital spending"),
+        ),
+        (r"\bpp&?n?e\b", ("property plant equipment", "property and equipment")),
+        (r"\brevenues?\b", ("net sales",)),
+        (r"\bsales\b", ("revenues",)),
+        (r"\bcogs\b", ("cost of sales", "cost of goods sold", "cost of revenue")),
+        (r"\bprofits?\b", ("income", "earnings")),
+        (r"\bR&D\b", ("research development",)),
+        (r"\bSG&A\b", ("selling general administrative",)),
+        (r"\bEPS\b", ("earnings per share",)),
+        (r"\b(?:FCF|free cash ?flow)\b", ("net cash provided by operating activities",)),
+        (r"\bemployees?\b", ("employed people", "we employed")),
+        (r"\bgross margins?\b", ("gross profit",)),
+        (r"\boperating margins?\b", ("operating income",)),
+    )
 )
-_ALSO_WEIGHT = 0.35
+_ENOUGH_OF_A_NAME = 0.75
+_NAMED_SHARE = 0.9
+_SCOPE_WEIGHT = 0.2
 _ASIDE_WEIGHT = 0.15
 _YEAR_TERM = re.compile(r"fy(?:\d{2}|\d{4})")
 _ASKING = re.compile(r"[^.?!。？！]*(?:\.(?=\w)[^.?!。？！]*)*[?？]")
@@ -67,14 +82,41 @@ _DATE = re.compile(
 _NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z]+")
 _WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 _YEAR = re.compile(r"(?:19|20)\d{2}")
+_VAGUE = re.compile(r"(?:total|other|net|basic|diluted|other, net|amount|subtotal)", re.IGNORECASE)
 _SINGLE_WIDE_WEIGHT = 0.25
 _CONTEXT_WEIGHT = 0.5
+_MEASURE = re.compile(
+    r"[$€£¥]\s?\d|\d\s?%|\b\d{1,3}(?:,\d{3})+|\d (?:percent|per cent|million|billion|thousand|hundred)\b", re.IGNORECASE
+)
+_SCALE = re.compile(r"\bin (thousands|millions|billions)\b|^\((Thousands|Millions|Billions)\)", re.IGNORECASE)
+_PER_SHARE = re.compile(r"\bper\b|%|\brates?\b|\bmargin|\bshares\b", re.IGNORECASE)
+_CAPITAL = re.compile(r"(?<=[\w,] )[A-Z][\w&-]+")
+_GLUED = re.compile(
+    r"[A-Z0-9][^.!?;:,]{2,80}?[\w)] (?=(?:The|We|Our|In|On|As|At|For|If|During|This|These|It|An|Under|Since|When)\s"
+    r"(?:[a-z]|(?:January|February|March|April|May|June|July|August|September|October|November|December)\b|\d))"
+)
+_BULLETS = re.compile(r"^(?:(?:[-*+•●▪◦‣–—·|]|\(?\d{1,3}[.)]|\([a-z]\))\s+)+|\s*[•●▪◦‣|]+$")
+_MAX_SCALE_CHARS = 240
+_FOREIGN = 0.25
+"""What a passage of another document loses when the question names one."""
+_LABEL_ENOUGH = 0.5
+"""The share of the question's weight that a row's own label must hold."""
+_EXACT = 0.35
+"""What a row gains whose label is what is asked for."""
+_PROSE = 0.04
 _MAX_EMBEDDED_CHARS = 200
 _MIN_CHARS = 12
 _MAX_QUESTION_CHARS = 400
 _FIGURE_END = re.compile(r"\d[\d,.]*\)?%?$")
-_ENDS = ".!?。！？;；\"'”)"
+_FIGURE_WORD = re.compile(r"(?<!\S)[$(]*\d[\d,.]*\)?%?(?!\S)|N/A")
+_ENDS = ".!?。！？;；\"'”"
 MAX_QUOTES = 3
+_LEAST_OF_BEST = 0.75
+"""The share of the best one's coverage that a further quotation must have."""
+_AT_HOME = 0.06
+"""How much less is asked for in a document that the question names: its name is no longer counted as a word."""
+_STRANGER = 0.08
+"""How much more is asked for where no passage knows a name of the question."""
 MARGIN = 0.1
 """How far below the best score a further quotation may lie."""
 SAME = 0.9
@@ -94,7 +136,8 @@ class Candidate:
     unit: Unit
     caption: str
     coverage: float
-    own: float
+    label: float
+    exact: float
     lexical: float
 
     def text_to_embed(self) -> str:
@@ -103,7 +146,7 @@ class Candidate:
         if self.unit.kind == "row":
             label = next((cell for cell in self.unit.cells if _LETTER.search(cell)), text)
             year = next((head for head in self.unit.header if _YEAR.search(head)), "")
-            text = " ".join(part for part in (label, year, self.caption) if part)
+            text = " ".join(part for part in (label, self.unit.section, year, self.caption) if part)
         return text[:_MAX_EMBEDDED_CHARS]
 
 
@@ -117,28 +160,42 @@ class Quote:
 
 
 class Selection:
-    """The units of all passages, and the question's terms with their weights."""
+    """The units of all passages, and the question's terms with their weights.
+
+    The terms that name the documents (a company, its years) say which passages are meant, not which sentence: they
+    weigh little as words, and passages of documents that have such a name are preferred.
+    """
 
     def __init__(self, question: str, passages: Sequence[ChunkText]) -> None:
         self.question = question
         self.focus = focus_of(question)
+        self._wanted = set(analyse(self.focus))
         self.years = set(_YEAR.findall(question))
         self.wide = bool(_WIDE.search(question))
         self._units = [units(passage.content) for passage in passages]
         self._terms = [[set(analyse(unit.text)) for unit in part] for part in self._units]
-        self._contexts = [
-            set(analyse(" ".join((p.document_name.replace("_", " "), *p.heading_path)))) for p in passages
-        ]
+        self._headings = [set(analyse(" ".join(passage.heading_path))) for passage in passages]
+        self._names = [set(analyse(passage.document_name.replace("_", " "))) for passage in passages]
+        self._asked_names = _spoken_names(question)
+        self._scopes = [self._scope(names) for names in self._names]
         self.weights = self._weigh(question)
         self._whole = sum(self.weights.values()) or 1.0
-        self._names_found = [names for pattern, names in _ALSO_CALLED if pattern.search(self.focus)]
-        self._synonyms = set(analyse(" ".join(self._names_found))) - self.weights.keys() - _stops()
+        self._called = self._other_names()
+
+    def _scope(self, names: set[str]) -> frozenset[str]:
+        """The question's terms that name this passage's document."""
+        found = set()
+        for spoken, terms in self._asked_names.items():
+            if any(name == spoken or (len(spoken) > 3 and name.startswith(spoken)) for name in names):
+                found |= terms
+        return frozenset(found)
 
     def _weigh(self, question: str) -> dict[str, float]:
-        """Terms of the question with their weights: rare ones more, those beside the point and synonyms less."""
+        """Terms of the question with their weights: rare ones more, those beside the point less."""
         frequency = Counter(term for part in self._terms for unit in part for term in unit)
         count = sum(len(part) for part in self._terms)
-        wanted = set(analyse(self.focus))
+        wanted = self._wanted
+        naming = set().union(*self._scopes)
         everything = list(dict.fromkeys(analyse(question)))
         asked = [term for term in everything if term not in _stops() and not _YEAR_TERM.fullmatch(term)]
         weights: dict[str, float] = {}
@@ -146,16 +203,38 @@ class Selection:
             weight = math.log(1 + (count + 1) / (frequency[term] + 0.5))
             if len(term) == 1 and _WIDE.match(term):
                 weight *= _SINGLE_WIDE_WEIGHT
+            if term in naming or _YEAR.fullmatch(term):
+                weight *= _SCOPE_WEIGHT
             weights[term] = weight if term in wanted else weight * _ASIDE_WEIGHT
         return weights
 
+    def _other_names(self) -> list[tuple[set[str], list[set[str]]]]:
+        """Per thing asked for that has other names: the question's terms for it, and the terms of each name."""
+        found = []
+        for pattern, names in _ALSO_CALLED:
+            match = pattern.search(self.focus)
+            if match:
+                terms = set(analyse(match[0])) & self.weights.keys()
+                found.append((terms, [set(analyse(name)) - _stops() for name in names]))
+        return found
+
+    def _meant(self, terms: set[str]) -> set[str]:
+        """The question's terms that a unit holds by another name."""
+        meant: set[str] = set()
+        for asked, names in self._called:
+            if any(len(name & terms) >= _ENOUGH_OF_A_NAME * len(name) for name in names):
+                meant |= asked
+        return meant - terms
+
     def text_to_embed(self) -> str:
         """The question's point, with the names that reports have for it."""
-        return " ".join((self.focus[:_MAX_QUESTION_CHARS], *self._names_found))
+        names = [first for pattern, (first, *_) in _ALSO_CALLED if pattern.search(self.focus)]
+        return " ".join((self.focus[:_MAX_QUESTION_CHARS], *names))
 
     def candidates(self, limit: int) -> list[Candidate]:
         """The best `limit` units by words, each of the first three passages with one at least."""
-        found = [candidate for passage in range(len(self._units)) for candidate in self._of(passage)]
+        everything = (candidate for passage in range(len(self._units)) for candidate in self._of(passage))
+        found = [candidate for candidate in everything if candidate.label >= _LABEL_ENOUGH]
         found.sort(key=lambda c: c.lexical, reverse=True)
         chosen = found[:limit]
         missing = {0, 1, 2} - {candidate.passage for candidate in chosen}
@@ -166,44 +245,108 @@ class Selection:
     def _of(self, passage: int) -> list[Candidate]:
         result: list[Candidate] = []
         caption, above = "", set[str]()
-        headers: dict[tuple[str, ...], set[str]] = {}
+        near: dict[tuple[str, ...], set[str]] = {}
         total = len(self._units)
+        beside = self._headings[passage] | self._names[passage] | self._scopes[passage]
         for place, (unit, terms) in enumerate(zip(self._units[passage], self._terms[passage], strict=True)):
             if unit.kind == "heading" or _is_title(unit):
                 caption, above = unit.text, terms
                 continue
-            if len(unit.text) < _MIN_CHARS and not _WIDE.search(unit.text):
+            if not _quotable(unit):
                 continue
-            if unit.header not in headers:
-                headers[unit.header] = set(analyse(" ".join(unit.header)))
-            header = headers[unit.header]
-            around = self._contexts[passage] | above | header
+            table = (unit.section, *unit.header)
+            if table not in near:
+                near[table] = set(analyse(" ".join(table)))
+            around = beside | above | near[table]
             if place and _LEANS.match(unit.text):
                 around |= self._terms[passage][place - 1]
-            own = sum(weight for term, weight in self.weights.items() if term in terms)
-            lent = sum(weight for term, weight in self.weights.items() if term not in terms and term in around)
-            coverage = min(1.0, (own + _CONTEXT_WEIGHT * lent) / self._whole + self._share_of_synonyms(terms))
-            lexical = coverage + 0.3 * self.fit(unit) + 0.1 * (1 - passage / total) - _penalty(unit)
-            result.append(Candidate(passage, place, unit, caption, coverage, own / self._whole, lexical))
+            coverage, label = self._coverage(terms, around), self._label(unit, terms, near[table])
+            exact = self._exact(unit) if label >= _LABEL_ENOUGH and unit.kind == "row" else 0.0
+            lexical = (
+                coverage + 0.4 * exact + 0.3 * self.fit(unit) + self.belongs(passage) + 0.1 * (1 - passage / total)
+            )
+            result.append(Candidate(passage, place, unit, caption, coverage, label, exact, lexical - _penalty(unit)))
         return result
 
-    def _share_of_synonyms(self, terms: set[str]) -> float:
-        return _ALSO_WEIGHT * len(self._synonyms & terms) / len(self._synonyms) if self._synonyms else 0.0
+    def _coverage(self, terms: set[str], around: set[str]) -> float:
+        """The share of the question's weight that a unit holds, what stands around it counted half."""
+        meant = self._meant(terms)
+        total = 0.0
+        for term, weight in self.weights.items():
+            if term in terms:
+                total += weight
+            elif term in meant:
+                total += _NAMED_SHARE * weight
+            elif term in around:
+                total += _CONTEXT_WEIGHT * weight
+        return min(1.0, total / self._whole)
+
+    def _label(self, unit: Unit, terms: set[str], near: set[str]) -> float:
+        """Of a row, how much of the question's weight its label and heads hold, names and years apart."""
+        if unit.kind != "row":
+            return 1.0
+        naming = set().union(*self._scopes)
+        content = {t: w for t, w in self.weights.items() if t not in naming and not _YEAR.fullmatch(t)}
+        held = terms | self._meant(terms)
+        own = sum(weight for term, weight in content.items() if term in held)
+        lent = sum(weight for term, weight in content.items() if term in near and term not in held)
+        return (own + 0.5 * lent) / (sum(content.values()) or 1.0) if own else 0.0
+
+    def _exact(self, unit: Unit) -> float:
+        """Of a row, how nearly its label says what is asked for and nothing else."""
+        if not any(is_figure(cell) for cell in unit.cells[1:]):
+            return 0.0
+        label = set(analyse(unit.cells[0])) - _stops()
+        naming = set().union(*self._scopes)
+        asked = {t for t in self.weights if t not in naming and not _YEAR.fullmatch(t) and t in self._wanted} - _stops()
+        names = [name for _, every in self._called for name in every]
+        best = max((len(label & name) / (len(label | name) or 1) for name in [asked, *names]), default=0.0)
+        meant = self._meant(label) | (label & asked)
+        return max(best, len(meant) / len(asked) * 0.8 if asked and meant else 0.0)
+
+    def belongs(self, passage: int) -> float:
+        """Less than 0 for a passage of another document than those the question names."""
+        named = max((len(scope) for scope in self._scopes), default=0)
+        return -_FOREIGN * (1 - len(self._scopes[passage]) / named) if named else 0.0
+
+    def at_home(self, passage: int) -> bool:
+        """Whether the question names this passage's document."""
+        return bool(self._scopes[passage])
 
     def fit(self, unit: Unit) -> float:
-        """0 to 1: whether the unit holds the kind of thing that is asked for."""
+        """0 to 1: whether the unit holds the kind of thing that is asked for, and of the year asked for."""
         text = unit.text
-        if unit.kind == "row" and self.years & set(_YEAR.findall(" ".join(unit.header))):
-            return 0.8 if any(_DIGIT.search(cell) for cell in unit.cells[1:]) else 0.0
+        fits = 0.0
         if _TIME_ASKED.search(self.question):
-            return 0.6 if _DATE.search(text) else 0.0
-        if _WHO_ASKED.search(self.question):
-            return 0.4 if _NAME.search(text) else 0.0
-        if _NUMBER_ASKED.search(self.question):
+            fits = 0.6 if _DATE.search(text) else 0.0
+        elif _WHO_ASKED.search(self.question):
+            fits = 0.4 if _NAME.search(text) else 0.0
+        elif _NUMBER_ASKED.search(self.focus):
             if unit.kind == "row":
-                return 0.6 if sum(bool(_DIGIT.search(cell)) for cell in unit.cells[1:]) else 0.0
-            return 0.4 if _COUNT.search(text) else 0.0
-        return 0.0
+                heads = set(_YEAR.findall(" ".join(unit.header)))
+                return 0.8 if self.years & heads else 0.1 if self.years and heads else 0.5
+            fits = 0.7 if _MEASURE.search(text) else 0.4 if _COUNT.search(_YEAR.sub("", text)) else 0.0
+        elif unit.kind == "row":
+            return 0.0
+        if fits and self.years:
+            stated = set(_YEAR.findall(text))
+            fits += 0.2 if self.years & stated else -0.5 if stated else 0.0
+        return fits
+
+    def names_unknown(self) -> bool:
+        """Whether the question has names, and no passage knows any of them."""
+        names = [set(analyse(name)) - _stops() for name in _CAPITAL.findall(self.focus)]
+        known = [
+            terms & (unit | beside)
+            for terms in names
+            for part, beside in zip(self._terms, self._names, strict=True)
+            for unit in part or [set()]
+        ]
+        return any(names) and not any(known)
+
+    def is_prose(self, passage: int, first: int, last: int) -> bool:
+        """Whether the units `first` to `last` are sentences."""
+        return all(unit.kind == "sentence" for unit in self._units[passage][first : last + 1])
 
     def quote(self, candidate: Candidate) -> tuple[int, int]:
         """The places of the units to quote for `candidate`: itself, and the sentence it leans on."""
@@ -219,12 +362,26 @@ class Selection:
     def text(self, passage: int, first: int, last: int) -> str:
         """The quotation of units `first` to `last`."""
         part = self._units[passage][first : last + 1]
-        return " ".join(self._shown(unit) for unit in part)
+        return " ".join(self._shown(unit, passage) for unit in part)
 
-    def _shown(self, unit: Unit) -> str:
+    def _shown(self, unit: Unit, passage: int) -> str:
         if unit.kind == "row":
-            return row_text(unit, self._asked_columns(unit))
-        return re.sub(r"^(?:[-*+•●▪◦‣–]|\(?\d{1,3}[.)])\s+", "", unit.text)
+            return row_text(unit, self._asked_columns(unit), self._scale(unit, passage))
+        return readable(unit.text)
+
+    def _scale(self, unit: Unit, passage: int) -> str:
+        """`millions`, where the table's head or the lines above it say so."""
+        above: list[str] = []
+        for other in self._units[passage]:
+            if other is unit:
+                break
+            if other.kind == "sentence" and len(other.text) < _MAX_SCALE_CHARS:
+                above.append(other.text)
+        for text in (" ".join(unit.header), *reversed(above)):
+            found = _SCALE.search(text)
+            if found and not _PER_SHARE.search(unit.text):
+                return str(found[1] or found[2]).lower()
+        return ""
 
     def _asked_columns(self, unit: Unit) -> tuple[int, ...]:
         """Columns whose head the question names, where it names some but not all."""
@@ -233,11 +390,11 @@ class Selection:
             for index, head in enumerate(unit.header)
             if index
             and unit.cells[index]
-            and (self.years & set(_YEAR.findall(head)) if self.years else self._names(head))
+            and (self.years & set(_YEAR.findall(head)) if self.years else self._names_head(head))
         ]
         return tuple(named)
 
-    def _names(self, head: str) -> bool:
+    def _names_head(self, head: str) -> bool:
         terms = [term for term in analyse(head) if term not in _stops()]
         return bool(terms) and all(term in self.weights for term in terms)
 
@@ -255,7 +412,8 @@ def choose(
     by_meaning = 0.2 if selection.wide else 0.55
     scores = [
         by_meaning * float(cosines[i]) + (1 - by_meaning) * c.coverage + 0.25 * selection.fit(c.unit)
-        + 0.04 * (1 - c.passage / 12) - _penalty(c.unit)
+        + 0.04 * (1 - c.passage / 12) + selection.belongs(c.passage) - _penalty(c.unit)
+        + _EXACT * c.exact + (_PROSE if c.unit.kind == "sentence" else 0.0)
         for i, c in enumerate(found)
     ]  # fmt: skip
     order = sorted(range(len(found)), key=lambda i: scores[i], reverse=True)
@@ -266,6 +424,8 @@ def choose(
     for index in order:
         if len(taken) == MAX_QUOTES or scores[index] < best - MARGIN:
             break
+        if found[index].coverage < _LEAST_OF_BEST * found[order[0]].coverage:
+            continue
         if all(alike[index, other] < SAME and found[index].unit.text != found[other].unit.text for other in taken):
             taken.append(index)
     return _merged(selection, [(found[i], scores[i]) for i in taken])
@@ -277,7 +437,11 @@ def _answers(selection: Selection, best: Candidate, cosine: float) -> bool:
         return 0.2 * cosine + 0.8 * best.coverage >= ENOUGH_WIDE
     # The embedding model makes little of a row's label; that its table has the year asked for counts instead.
     fit = 0.1 * selection.fit(best.unit) if best.unit.kind == "row" else 0.0
-    return 0.5 * cosine + 0.5 * best.coverage + fit >= ENOUGH
+    enough = ENOUGH + (
+        _STRANGER if selection.names_unknown() else -_AT_HOME if selection.at_home(best.passage) else 0.0
+    )
+    fit += 0.2 * best.exact
+    return 0.5 * cosine + 0.5 * best.coverage + fit + selection.belongs(best.passage) / 2 >= enough
 
 
 def _merged(selection: Selection, taken: Sequence[tuple[Candidate, float]]) -> list[Quote]:
@@ -286,7 +450,8 @@ def _merged(selection: Selection, taken: Sequence[tuple[Candidate, float]]) -> l
     for candidate, score in taken:
         first, last = selection.quote(candidate)
         for index, (passage, start, end, best) in enumerate(spans):
-            if passage == candidate.passage and first <= end + 1 and last >= start - 1:
+            near = first <= end + 1 and last >= start - 1 and candidate.unit.kind == "sentence"
+            if passage == candidate.passage and near and selection.is_prose(passage, start, end):
                 spans[index] = (passage, min(first, start), max(last, end), best)
                 break
         else:
@@ -294,23 +459,49 @@ def _merged(selection: Selection, taken: Sequence[tuple[Candidate, float]]) -> l
     return [Quote(passage, selection.text(passage, first, last), score) for passage, first, last, score in spans]
 
 
-def row_text(unit: Unit, columns: Sequence[int]) -> str:
-    """A table row in words: its label, then `head: value` of the given columns, else of all."""
-    label = unit.cells[0]
+def row_text(unit: Unit, columns: Sequence[int], scale: str = "") -> str:
+    """A table row in words: its label, then `head: value` of the given columns, else of all, and their scale."""
+    label = unit.cells[0].rstrip(": ")
     values = []
-    sign = ""
     for index, cell in enumerate(unit.cells[1:], 1):
-        if cell in ("$", "€", "£", "¥"):
-            sign = cell + " "  # A column of its own, as parsed tables have them.
-            continue
         if cell and (not columns or index in columns):
-            head = unit.header[index]
-            values.append(f"{head}: {sign}{cell}" if head else sign + cell)
-        sign = ""
+            head = unit.header[index].rstrip("* ")
+            values.append(f"{head}: {cell}" if head else cell)
     if not values:
         return f"{unit.header[0]}: {label}" if unit.header[0] and unit.header[0] != label else label
-    joined = "; ".join(values)
-    return f"{label} – {joined}" if label else joined
+    joined = "; ".join(values) + (f" (in {scale})" if scale else "")
+    if _VAGUE.fullmatch(label) and unit.section:
+        label = f"{unit.section}, {label}"
+    return f"{label}: {joined}" if label else joined
+
+
+def readable(text: str) -> str:
+    """A sentence without the heading, bullets and numbers that extraction left at its ends."""
+    bare = _BULLETS.sub("", text)
+    return _GLUED.sub("", bare, count=1) if _GLUED.match(bare) else bare
+
+
+def _quotable(unit: Unit) -> bool:
+    """Whether the unit says something on its own: no stump, no line of figures, no line of a table without them."""
+    if unit.kind == "row":
+        return bool(_LETTER.search(unit.text)) and (len(unit.cells) == 1 or any(unit.cells[1:]))
+    if len(unit.text) < _MIN_CHARS and not _WIDE.search(unit.text):
+        return False
+    return bool(_LETTER.search(unit.text))
+
+
+def _spoken_names(question: str) -> dict[str, set[str]]:
+    """The question's words, and pairs of words written as one (`Best Buy` names BESTBUY), with their terms."""
+    words = [word for word in re.findall(r"[\w&]+", question) if _LETTER.search(word)]
+    spoken = {}
+    for group in [*((word,) for word in words), *zip(words, words[1:], strict=False)]:
+        terms = set(analyse(" ".join(group))) - _stops()
+        joined = "".join(group).casefold()
+        if terms and group[0][0].isupper() or group[0][0].isdigit():
+            spoken[joined] = terms
+            for term in terms if len(group) == 1 else ():
+                spoken[term] = terms
+    return spoken
 
 
 def _is_title(unit: Unit) -> bool:
@@ -320,11 +511,16 @@ def _is_title(unit: Unit) -> bool:
 
 
 def _penalty(unit: Unit) -> float:
-    """Long sentences quote badly; lines without an end are captions more often than statements."""
+    """Long sentences quote badly; lines without an end are captions more often than statements, others are halves."""
     too_long = 0.1 * min(1.0, max(0.0, (len(unit.text) - 240) / 600))
     if unit.kind == "row":
         return too_long if any(unit.cells[1:]) else 0.3
-    return too_long + (0.0 if unit.text[-1] in _ENDS or _FIGURE_END.search(unit.text) else 0.15)
+    figures = len(_FIGURE_WORD.findall(unit.text))
+    if figures > 4 and figures * 3 > unit.text.count(" "):
+        too_long += 0.3
+    ended = unit.text[-1] in _ENDS or bool(_FIGURE_END.search(unit.text))
+    halved = unit.text[0].islower() or unit.text[0] in ",;)"
+    return too_long + (0.0 if ended else 0.2) + (0.15 if halved else 0.0)
 
 
 def focus_of(question: str) -> str:

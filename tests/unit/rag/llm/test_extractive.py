@@ -56,12 +56,12 @@ def test_a_sentence_that_leans_on_the_one_before_brings_it(answer) -> None:  # t
 
 def test_of_a_table_the_row_and_the_column_asked_for(answer) -> None:  # type: ignore[no-untyped-def]
     text = answer("What is the FY2018 capital expenditure amount for 3M?", WEATHER, CASH_FLOW)
-    assert text.startswith("Purchases of property, plant and equipment (PP&E) – 2018: (1,577) [ID:1]")
+    assert text.startswith("Purchases of property, plant and equipment (PP&E): 2018: (1,577) (in millions) [ID:1]")
 
 
 def test_without_a_year_all_columns_are_given(answer) -> None:  # type: ignore[no-untyped-def]
     text = answer("How much were depreciation and amortization?", CASH_FLOW)
-    assert "Depreciation and amortization – 2018: 1,488; 2017: 1,544; 2016: 1,474 [ID:0]" in text
+    assert "Depreciation and amortization: 2018: 1,488; 2017: 1,544; 2016: 1,474 (in millions) [ID:0]" in text
 
 
 def test_chinese(answer) -> None:  # type: ignore[no-untyped-def]
