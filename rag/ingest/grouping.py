@@ -21,8 +21,9 @@ from rag.ingest.base import Ended, Job, Sink, TaskLost
 from rag.llm.base import Embedded, Embedder
 from rag.store.base import Entry, Place, SearchStore
 
-EMBED_AT_ONCE = 64
-"""Texts of one embedding call: about a second of work, so that progress moves and a stop is heeded."""
+EMBED_AT_ONCE = 16
+"""Texts of one embedding call: less than a second of work for long ones, so that progress moves, a stop is heeded, and
+all lanes end together: the last call of the last document keeps one core alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,9 @@ from rag.store.base import Entry, EntryKey, SearchStore, Selector
 
 PARSER_DEATHS = 2
 """A file that has killed this many parsers is given up."""
-_PARTS_AHEAD = 2
-"""Parts of one document that wait for the embedder at a time: enough to keep two lanes busy, few enough that a small
-document behind a large one is served soon."""
+_PARTS_AHEAD = 4
+"""Parts of one document that the embedder has at a time: enough that two lanes find the next ones waiting when they
+end, few enough that a small document behind a large one is served soon."""
 _REFUSED_KINDS = {
     "visual": "Images and videos cannot be read yet; upload a document with text.",
     "aural": "Sound files cannot be read yet; upload a document with text.",

@@ -84,7 +84,8 @@ class Runner:
         except RagError as error:
             log.warning("claim_failed", code=error.code, reason=error.message)
             return False
-        for job in jobs:
+        # Of those claimed together the smallest is parsed first: embedding has nothing to do until one is.
+        for job in sorted(jobs, key=lambda job: job.size):
             self._tracks[job.task_id] = Track(job, self._clock)
             work = asyncio.create_task(self._work(self._tracks[job.task_id]))
             self._works[job.task_id] = work
