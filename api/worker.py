@@ -156,7 +156,7 @@ async def _open(settings: Settings, folder: DataFolder, queue: WorkerQueue, owne
 
         async def embed(name: str, texts: Sequence[str]) -> Matrix:
             parts = [texts[i : i + EMBED_AT_ONCE] for i in range(0, len(texts), EMBED_AT_ONCE)]
-            rows = [await group_of(name).submit(part) for part in parts]
+            rows = [(await group_of(name).submit(part)).vectors for part in parts]
             joined: Matrix = np.concatenate(rows)
             return joined
 

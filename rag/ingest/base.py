@@ -56,7 +56,10 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """How far a job is. `fraction` is above 0 and below 1; `messages` are all lines so far, oldest first."""
+    """How far a job is. `fraction` is above 0 and below 1; `messages` are all lines so far, oldest first.
+
+    `embed_tokens` and `embed_ms` say what the embedding model has done for it, in this attempt.
+    """
 
     job: Job
     stage: Stage
@@ -66,6 +69,8 @@ class Report:
     pages_total: int = 0
     chunks_done: int = 0
     chunks_total: int = 0
+    embed_tokens: int = 0
+    embed_ms: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,14 +9,14 @@ import inspect
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rag.core.blocking import Lane, run_in
 from rag.core.clock import Clock
 from rag.core.errors import ModelBadOutput, RagError
-from rag.core.types import ChunkText, Matrix
+from rag.core.types import ChunkText
 from rag.ingest.base import Ended, Job, Sink, TaskLost
 from rag.llm.base import Embedded, Embedder
 from rag.store.base import Entry, Place, SearchStore
@@ -29,7 +29,11 @@ all lanes end together: the last call of the last document keeps one core alone.
 @dataclass(frozen=True, slots=True)
 class _Texts:
     texts: tuple[str, ...]
-    result: "asyncio.Future[Matrix]"
+    result: "asyncio.Future[Embedded]"
+
+    @property
+    def chars(self) -> int:
+        return sum(map(len, self.texts))
 
 
 class EmbedGroup:
@@ -47,8 +51,10 @@ class EmbedGroup:
         self._waiting: deque[_Texts] = deque()
         self._running: set[asyncio.Task[None]] = set()
 
-    def submit(self, texts: Sequence[str]) -> "asyncio.Future[Matrix]":
+    def submit(self, texts: Sequence[str]) -> "asyncio.Future[Embedded]":
         """Queue `texts` and return the future of their vectors, one row per text. Cancel it to give up.
+
+        Of the tokens of a call that others share, theirs are counted by length.
 
         The future raises:
             ModelError: the model failed, or its answer has the wrong shape.
@@ -65,14 +71,13 @@ class EmbedGroup:
         while batch := self._take():
             texts = [text for request in batch for text in request.texts]
             (outcome,) = await asyncio.gather(self._encode(texts), return_exceptions=True)
-            start = 0
-            for request in batch:
-                end = start + len(request.texts)
-                if isinstance(outcome, BaseException):
+            if isinstance(outcome, BaseException):
+                for request in batch:
                     _fail(request.result, outcome)
-                elif not request.result.done():
-                    request.result.set_result(outcome[start:end])
-                start = end
+                continue
+            for request, share in zip(batch, _shares(outcome, batch), strict=True):
+                if not request.result.done():
+                    request.result.set_result(share)
 
     def _take(self) -> list[_Texts]:
         batch: list[_Texts] = []
@@ -88,7 +93,7 @@ class EmbedGroup:
             size += len(request.texts)
         return batch
 
-    async def _encode(self, texts: list[str]) -> Matrix:
+    async def _encode(self, texts: list[str]) -> Embedded:
         encode = self._embedder.encode
         if inspect.iscoroutinefunction(encode):
             embedded: Embedded = await encode(texts)
@@ -100,7 +105,20 @@ class EmbedGroup:
                 f"{embedded.vectors.shape}; expected {(len(texts), self.dim)}.",
                 model=self._embedder.name,
             )
-        return embedded.vectors.astype(np.float32, copy=False)
+        return replace(embedded, vectors=embedded.vectors.astype(np.float32, copy=False))
+
+
+def _shares(embedded: Embedded, batch: Sequence[_Texts]) -> Iterator[Embedded]:
+    """What of a call is whose; the tokens add up to the call's."""
+    chars = [request.chars for request in batch]
+    whole = sum(chars) or 1
+    start = seen = counted = 0
+    for request, count in zip(batch, chars, strict=True):
+        end = start + len(request.texts)
+        seen += count
+        until = embedded.tokens * seen // whole
+        yield replace(embedded, vectors=embedded.vectors[start:end], tokens=until - counted)
+        start, counted = end, until
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +276,7 @@ class WriteGroup:
                 _fail(item.done, TaskLost(f"The task {item.job.task_id!r} is no longer this worker's."))
 
 
-def _fail(future: "asyncio.Future[Matrix] | asyncio.Future[None]", error: BaseException) -> None:
+def _fail(future: "asyncio.Future[Embedded] | asyncio.Future[None]", error: BaseException) -> None:
     if not future.done():
         future.set_exception(error)
         # Whoever queued it may have given up meanwhile; an exception nobody reads is then no news.

@@ -18,6 +18,7 @@ from rag.ingest.base import DocumentParser, Ended, Job, Sink
 from rag.ingest.grouping import EMBED_AT_ONCE, EmbedGroup, WriteGroup
 from rag.ingest.index_text import index_text
 from rag.ingest.progress import Track
+from rag.llm.base import Embedded
 from rag.nlp.analysis import analyse
 from rag.store.base import Entry, EntryKey, SearchStore, Selector
 
@@ -155,7 +156,7 @@ class Pipeline:
         track.enter("embedding")
         track.chunks(0, len(prepared))
         parts = [prepared[i : i + EMBED_AT_ONCE] for i in range(0, len(prepared), EMBED_AT_ONCE)]
-        ahead: deque[asyncio.Future[Matrix]] = deque()
+        ahead: deque[asyncio.Future[Embedded]] = deque()
         writes: list[asyncio.Future[None]] = []
         done = 0
 
@@ -170,22 +171,23 @@ class Pipeline:
             for number, part in enumerate(parts):
                 while len(ahead) < _PARTS_AHEAD and number + len(ahead) < len(parts):
                     ahead.append(embed.submit([p.text for p in parts[number + len(ahead)]]))
-                vectors = await ahead.popleft()
+                embedded = await ahead.popleft()
+                track.embedded(embedded.tokens)
                 done += len(part)
                 track.chunks(done, len(prepared))
                 last = number == len(parts) - 1
                 if last:
                     track.say(f"Embedding chunks ({track.stage_s():.2f}s)")
                     track.enter("indexing")
-                entries = [_entry(job, p, vectors[i]) for i, p in enumerate(part)]
+                entries = [_entry(job, p, embedded.vectors[i]) for i, p in enumerate(part)]
                 chunks = [p.chunk for p in part]
                 writes.append(
                     self._with.writes.submit(job, chunks, entries, after=tuple(writes), end=end if last else None)
                 )
                 _raise_first_failure(writes)
         except BaseException:
-            for vectors_to_come in ahead:
-                vectors_to_come.cancel()
+            for to_come in ahead:
+                to_come.cancel()
             for write in writes:
                 write.cancel()
             raise

@@ -33,6 +33,8 @@ class Track:
         self._messages: list[str] = []
         self._pages = (0, 0)
         self._chunks = (0, 0)
+        self._embed_tokens = 0
+        self._embed_s = 0.0
 
     def enter(self, stage: Stage) -> None:
         """Begin a stage; its time counts from now."""
@@ -44,6 +46,11 @@ class Track:
 
     def chunks(self, done: int, total: int) -> None:
         self._chunks = (done, total)
+
+    def embedded(self, tokens: int) -> None:
+        """Count what the model has read for it; the stage's time so far is the model's."""
+        self._embed_tokens += tokens
+        self._embed_s = self.stage_s()
 
     def say(self, text: str) -> None:
         """Add a line `HH:MM:SS text` (UTC)."""
@@ -71,4 +78,6 @@ class Track:
             pages_total=self._pages[1],
             chunks_done=self._chunks[0],
             chunks_total=self._chunks[1],
+            embed_tokens=self._embed_tokens,
+            embed_ms=self._embed_s * 1000,
         )

@@ -1,8 +1,9 @@
 """Between rows and what ingestion works with."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from api.db.tables import Document, DocumentVersion, IndexPlace, Task
+from api.db.tables import Document, DocumentVersion, IndexPlace, Task, Usage
 from rag.chunk.base import ChunkConfig
 from rag.ingest.base import Job, Report
 from rag.store.base import Place
@@ -66,3 +67,25 @@ def mark_version(job: Job, state: str, now: int, *, version_id: str = "") -> Non
 def message_text(report: Report) -> str:
     """The lines of a report as the document's row keeps them."""
     return "\n".join(report.messages)
+
+
+def note_embedding(reports: Sequence[Report], outcome: str, now: int) -> None:
+    """Write one usage row for each attempt at a document that the embedding model has worked on."""
+    rows = [
+        {
+            "tenant_id": report.job.tenant_id,
+            "model": report.job.embedding_model,
+            "purpose": "embed",
+            "prompt_tokens": report.embed_tokens,
+            "completion_tokens": 0,
+            "estimated": False,
+            "duration_ms": report.embed_ms,
+            "attempts": 1,
+            "outcome": outcome,
+            "create_time": now,
+        }
+        for report in reports
+        if report.embed_tokens
+    ]
+    if rows:
+        Usage.insert_many(rows).execute()

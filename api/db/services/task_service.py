@@ -16,6 +16,7 @@ from api.db.services.task_rows import (
     job_of,
     mark_version,
     message_text,
+    note_embedding,
 )
 from api.db.tables import Chunk, Dataset, Document, DocumentVersion, IndexPlace, Outbox, Task
 from rag.core.clock import Clock, from_ms, now_ms
@@ -99,6 +100,7 @@ class TaskService:
         def fail() -> Outcome:
             if report.job.task_id not in self._held([report.job]):
                 return "lost"
+            note_embedding([report], "failed", now_ms(self._clock))
             self._end_failed(Task.get_by_id(report.job.task_id), reason, message_text(report))
             return "failed"
 
@@ -111,6 +113,7 @@ class TaskService:
             job = report.job
             if job.task_id not in self._held([job]):
                 return "lost"
+            note_embedding([report], "failed", now_ms(self._clock))
             task = Task.get_by_id(job.task_id)
             if task.attempts >= self._settings.attempts:
                 self._end_failed(task, f"{reason} Given up after {task.attempts} attempts.", message_text(report))
@@ -281,6 +284,7 @@ class TaskService:
             counts = growth.setdefault(job.dataset_id, [0, 0])
             counts[0] += end.chunk_count - before.chunk_count
             counts[1] += end.token_count - before.token_count
+        note_embedding([end.report for end in ended if end.report.job.task_id not in lost], "ok", now)
         for dataset_id, (chunks, tokens) in growth.items():
             Dataset.update(chunk_count=Dataset.chunk_count + chunks, token_count=Dataset.token_count + tokens).where(
                 Dataset.id == dataset_id

@@ -75,6 +75,9 @@ class SlowEmbedder(HashEmbedder):
         self.side_by_side = 0
         self.most = 0
 
+    def count(self, texts: Sequence[str]) -> int:
+        return HashEmbedder.encode(self, texts).tokens
+
     async def encode(self, texts: Sequence[str]) -> Embedded:  # type: ignore[override]  # an asynchronous model
         self.sizes.append(len(texts))
         self.side_by_side += 1
@@ -89,15 +92,23 @@ class TestEmbedGroup:
         embedder = SlowEmbedder()
         group = EmbedGroup(embedder, lanes=2, at_once=16)
         futures = [group.submit([f"word{i}"]) for i in range(60)]
-        rows = await asyncio.gather(*futures)
-        for number, row in enumerate(rows):
-            assert np.array_equal(row, HashEmbedder(dim=8).encode([f"word{number}"]).vectors)
+        shares = await asyncio.gather(*futures)
+        for number, share in enumerate(shares):
+            assert np.array_equal(share.vectors, HashEmbedder(dim=8).encode([f"word{number}"]).vectors)
         assert len(embedder.sizes) <= 5
         assert embedder.most == 2
 
     async def test_a_synchronous_model_runs_off_the_loop(self) -> None:
-        rows = await EmbedGroup(HashEmbedder(dim=8), lanes=1).submit(["a", "b"])
-        assert rows.shape == (2, 8)
+        embedded = await EmbedGroup(HashEmbedder(dim=8), lanes=1).submit(["a", "b"])
+        assert embedded.vectors.shape == (2, 8)
+
+    async def test_the_tokens_of_a_shared_call_are_shared_out(self) -> None:
+        group = EmbedGroup(SlowEmbedder(), lanes=1)
+        texts = [["one two three", "four"], ["five six"], [""], ["seven eight nine ten eleven"]]
+        shares = await asyncio.gather(*(group.submit(some) for some in texts))
+        assert sum(share.tokens for share in shares) == SlowEmbedder().count(sum(texts, []))
+        assert shares[2].tokens == 0
+        assert shares[3].tokens > shares[1].tokens > 0
 
     async def test_texts_that_were_given_up_are_not_embedded(self) -> None:
         embedder = SlowEmbedder()

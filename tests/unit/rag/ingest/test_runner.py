@@ -119,6 +119,8 @@ async def test_a_document_goes_all_the_way(tmp_path: Path) -> None:
         await bench.until(lambda: bench.tasks.done)
     end = bench.tasks.done[job.task_id]
     assert (end.chunk_count, end.token_count) == (2, 4), "equal texts are one chunk"
+    assert end.report.embed_tokens > 0
+    assert end.report.embed_ms > 0
     rows = sorted(bench.tasks.rows[job.version_id].values(), key=lambda c: c.ordinal)
     assert [(c.ordinal, c.content) for c in rows] == [(0, "one fish"), (1, "two fish")]
     assert rows[0].chunk_id == chunk_id("one fish", job.document_id)

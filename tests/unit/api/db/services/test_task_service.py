@@ -11,7 +11,7 @@ import pytest
 from api.db.database import Database
 from api.db.services.task_rows import chunk_config
 from api.db.services.task_service import EMBEDDED_OWNER, TaskService
-from api.db.tables import Chunk, Dataset, Document, DocumentVersion, IndexPlace, Outbox, Task
+from api.db.tables import Chunk, Dataset, Document, DocumentVersion, IndexPlace, Outbox, Task, Usage
 from rag.core.ids import new_id
 from rag.core.settings import IngestSettings
 from rag.core.types import ChunkText, Position
@@ -104,6 +104,12 @@ class Bench:
 
     def versions(self) -> dict[str, str]:
         return self.db.run_blocking(lambda: {v.id: v.state for v in DocumentVersion.select()})
+
+    def usage(self) -> list[tuple[Any, ...]]:
+        names = ("tenant_id", "model", "purpose", "prompt_tokens", "completion_tokens", "duration_ms", "outcome")
+        return self.db.run_blocking(
+            lambda: [tuple(getattr(row, name) for name in names) for row in Usage.select().order_by(Usage.id)]
+        )
 
     def chunks(self, version_id: str) -> list[Chunk]:
         return self.db.run_blocking(
@@ -287,6 +293,24 @@ class TestFinish:
         await bench.tasks.write_chunks([(job, [text(job, "x")]) for job in jobs])
         await bench.tasks.finish([ended(job) for job in jobs])
         assert (bench.dataset().chunk_count, bench.dataset().token_count) == (30, 210)
+
+
+class TestEmbeddingIsCounted:
+    async def test_a_document_leaves_one_usage_row(self, bench: Bench) -> None:
+        bench.add("a.txt")
+        bench.add("without text.txt")
+        one, empty = await bench.tasks.claim("w1", small=10, large=0)
+        done = Ended(report=report(one, embed_tokens=70, embed_ms=12.5), chunk_count=1, token_count=7)
+        await bench.tasks.finish([done, ended(empty, 0, 0)])
+        await bench.tasks.finish([done])
+        assert bench.usage() == [("x", "minilm@Builtin", "embed", 70, 0, 12.5, "ok")]
+
+    async def test_so_does_an_attempt_that_failed(self, bench: Bench) -> None:
+        bench.add("a.txt")
+        await bench.tasks.retry(report(await bench.one(), embed_tokens=5), "The disk is full.")
+        bench.clock.seconds += 60
+        await bench.tasks.fail(report(await bench.one(), embed_tokens=6), "It is broken.")
+        assert [(row[3], row[6]) for row in bench.usage()] == [(5, "failed"), (6, "failed")]
 
 
 class TestBadEnds:
