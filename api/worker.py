@@ -131,6 +131,7 @@ async def _open(settings: Settings, folder: DataFolder, queue: WorkerQueue, owne
                 output_chars=ingest.parse_output_chars,
             ),
             recycle_files=ingest.parse_recycle_files,
+            tmp_dir=tmp_dir.absolute(),
         )
         await pool.open()
         stack.push_async_callback(pool.close)

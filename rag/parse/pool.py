@@ -41,12 +41,15 @@ class ParsePool:
         children: Processes at the most; further calls wait for their turn.
         limits: Bounds for each file.
         recycle_files: Files after which a child is replaced.
+        tmp_dir: Where the children's folders are made; the system's place if not given. Killed with its children, the
+            pool leaves them there.
     """
 
-    def __init__(self, *, children: int, limits: ParseLimits, recycle_files: int) -> None:
+    def __init__(self, *, children: int, limits: ParseLimits, recycle_files: int, tmp_dir: Path | None = None) -> None:
         self._count = children
         self._limits = limits
         self._recycle_files = recycle_files
+        self._tmp_dir = tmp_dir
         self._turns = asyncio.Semaphore(children)
         self._idle: list[_Child] = []
         self._busy: set[_Child] = set()
@@ -55,7 +58,7 @@ class ParsePool:
 
     async def open(self) -> None:
         """Start one child, so that the first file need not wait for it."""
-        self._idle.append(await _Child.start(self._limits))
+        self._idle.append(await _Child.start(self._limits, self._tmp_dir))
 
     async def close(self) -> None:
         """Kill all children, also those at work, and wait until they are gone."""
@@ -102,7 +105,7 @@ class ParsePool:
             self._retire(child)
         if alone and len(self._idle) >= self._count:
             self._retire(self._idle.pop())
-        return await _Child.start(self._limits)
+        return await _Child.start(self._limits, self._tmp_dir)
 
     def _give_back(self, child: "_Child", alone: bool) -> None:
         worn = child.worn or child.grown > self._limits.memory_bytes * _WORN_SHARE
@@ -132,13 +135,13 @@ class _Child:
         self.worn = True
 
     @classmethod
-    async def start(cls, limits: ParseLimits) -> "_Child":
+    async def start(cls, limits: ParseLimits, tmp_dir: Path | None) -> "_Child":
         """Start a process and wait until it is ready.
 
         Raises:
             ParserDied: it does not start.
         """
-        folder = Path(await run_in(Lane.FILES, tempfile.mkdtemp, prefix="parley-parse-"))
+        folder = Path(await run_in(Lane.FILES, tempfile.mkdtemp, prefix="parley-parse-", dir=tmp_dir))
         numbers = (limits.memory_bytes, limits.timeout_s, limits.output_chars)
         try:
             process = await asyncio.create_subprocess_exec(

@@ -77,6 +77,15 @@ async def test_a_child_knows_no_secret_and_no_other_file(pool: ParsePool, monkey
     assert int(Path(f"/proc/{process.pid}/oom_score_adj").read_text()) > 0
 
 
+async def test_children_work_below_the_folder_given(tmp_path: Path) -> None:
+    pool = ParsePool(children=1, limits=LIMITS, recycle_files=200, tmp_dir=tmp_path)
+    await pool.open()
+    (folder,) = tmp_path.iterdir()
+    assert child().cwd() == child().environ()["TMPDIR"] == str(folder)
+    await pool.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_a_killed_child_is_reported_and_replaced(pool: ParsePool, tmp_path: Path) -> None:
     slow = put(tmp_path, "slow", b"a,b,c\n" + b"1,2,3\n" * 300_000)
     task = asyncio.create_task(pool.parse(slow, filename="slow.csv"))
