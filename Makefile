@@ -10,10 +10,11 @@ ARGS   ?=
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-# uv installs the hashed lock in seconds; pip does the same where only pip knows the package mirror.
+# uv installs the hashed lock in seconds; pip does the same where only pip knows the package mirror. Both compile what
+# they install (pip by itself): the first start need not.
 define install
 	@echo "Installing $(1) (once)..."
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $(1) \
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r $(1) \
 	 || $(BIN)/python -m pip install --quiet --require-hashes -r $(1)
 endef
 
