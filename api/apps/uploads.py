@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import IO, Any, TypeVar
 
 from quart import request
@@ -125,6 +126,8 @@ class _Reader:
         self._folder = folder
         self._file_field = file_field
         self._paths: list[Path] = []
+        self._making = Lock()
+        self._over = False
         self._part: _Part | None = None
         self._field: tuple[str, bytearray] | None = None
         self._field_bytes = 0
@@ -173,11 +176,15 @@ class _Reader:
         self._part = _Part(event.filename, path, file)
 
     def _create(self) -> tuple[Path, IO[bytes]]:
-        file = tempfile.NamedTemporaryFile(  # noqa: SIM115  # closed by its part, removed by clean
-            dir=self._folder, prefix="upload-", delete=False
-        )
-        self._paths.append(Path(file.name))
-        return Path(file.name), file
+        # A client that leaves cancels the wait for this thread, not the thread: it may come after `clean`.
+        with self._making:
+            if self._over:
+                raise StoreUnavailable("The upload has ended.")
+            file = tempfile.NamedTemporaryFile(  # noqa: SIM115  # closed by its part, removed by clean
+                dir=self._folder, prefix="upload-", delete=False
+            )
+            self._paths.append(Path(file.name))
+            return Path(file.name), file
 
     async def _add(self, event: Data) -> None:
         if self._part is not None:
@@ -198,8 +205,11 @@ class _Reader:
     async def clean(self) -> None:
         if self._part is not None:
             self._part.close()
-        await blocking.run_in(Lane.FILES, self._remove)
+        # A client that leaves can cancel this wait as well; work still in the queue would be dropped with it.
+        await asyncio.shield(blocking.run_in(Lane.FILES, self._remove))
 
     def _remove(self) -> None:
-        for path in self._paths:
-            path.unlink(missing_ok=True)
+        with self._making:
+            self._over = True
+            for path in self._paths:
+                path.unlink(missing_ok=True)
