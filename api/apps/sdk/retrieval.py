@@ -1,5 +1,6 @@
 """`POST /api/v1/retrieval` (chunks.md section 6): the order of checks, codes and texts are the contract's."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from quart import Blueprint, Response
@@ -43,7 +44,14 @@ async def retrieve(principal: Principal, /) -> Response:
         raise Refused(DATA_ERROR, "No chunk found! Check the chunk status please!") from error
     mark = highlighter(request.question) if request.highlight else None
     chunks = [found_chunk(hit) | ({"highlight": mark(hit.chunk.content)} if mark else {}) for hit in found.hits]
-    return sdk_result({"total": found.total, "chunks": chunks, "doc_aggs": document_counts(found.hits)})
+    reply = sdk_result({"total": found.total, "chunks": chunks, "doc_aggs": document_counts(found.hits)})
+    reply.headers["Server-Timing"] = server_timing(found.timings_ms)
+    return reply
+
+
+def server_timing(timings_ms: Mapping[str, float]) -> str:
+    """The value of a `Server-Timing` header: milliseconds by stage."""
+    return ", ".join(f"{stage};dur={taken:.1f}" for stage, taken in timings_ms.items())
 
 
 async def _datasets(principal: Principal, body: dict[str, Any]) -> tuple[str, ...]:
