@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rag.core.types import ChunkText
 from rag.nlp.analysis import analyse
 from rag.nlp.sentences import Unit, units
-from rag.nlp.tables import is_figure
+from rag.nlp.tables import is_figure, split_figures
 
 _STOP_WORDS = """
     a about after all also am an and any are as asked at based be been being both but by can could did do does doing
@@ -22,10 +22,11 @@ _STOP_WORDS = """
     them then there these they this those through to too under until up upon use using very was we were what when
     where whether which while who whom whose why will with would you your according name explain describe find
     fy fiscal year usd million millions billion billions dollar dollars amount amounts end units unit
+    spend spent hold held january february march april may june july august september october november december
     的 了 在 是 和 与 吗 呢 什么 什 么 谁 哪 些 哪些 几 多少 多 少 如何 怎么 怎 为什么 为 何 被 有 个 请 问 于 以
     对 中 之 这 那 其 及 或 都 也 就 它 他 她
 """
-# What reports call what questions ask for; a unit that holds nearly all of one name holds the thing.
+# What reports call what questions ask for; a unit that holds all words of one name holds the thing.
 _ALSO_CALLED: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), names)
     for pattern, names in (
@@ -47,7 +48,6 @@ _ALSO_CALLED: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = tuple(
         (r"\boperating margins?\b", ("operating income",)),
     )
 )
-_ENOUGH_OF_A_NAME = 0.75
 _NAMED_SHARE = 0.9
 _SCOPE_WEIGHT = 0.2
 _ASIDE_WEIGHT = 0.15
@@ -63,11 +63,25 @@ _LEANS = re.compile(
 )
 _NUMBER_ASKED = re.compile(
     r"\bhow (?:much|many|long|old|far|large|big|high|often)\b|\b(?:amount|ratio|rate|percent(?:age)?|number|total|"
-    r"margin|cost|price|value|size|population|revenues?|income|earnings|expenditures?|sales)\b|多少|几|多大|多长",
+    r"margin|cost|price|value|size|population|pay|paid|spend|spent|revenues?|income|earnings|expenditures?|sales)\b|多少|几|多大|多长",
     re.IGNORECASE,
 )
 _TIME_ASKED = re.compile(
     r"\bwhen\b|\bwhat (?:year|date|day|month|time)\b|\bwhich year\b|何时|什么时候|哪一?年", re.IGNORECASE
+)
+_REASON_ASKED = re.compile(
+    r"\bwhy\b|\bwhat (?:caused?|drove|drives|led|explains?)\b|\breasons?\b|\bhow come\b|为什么|为何", re.IGNORECASE
+)
+_REASON = re.compile(
+    r"\b(?:because|due to|driven by|caused by|result(?:ed|s)? (?:of|from|in)|owing to|attributable to|reflecting|"
+    r"led to|thanks to|as a result)\b|因为|由于",
+    re.IGNORECASE,
+)
+_WHOLE_TABLE = re.compile(r"\bconsolidated (?:statement|balance)", re.IGNORECASE)
+_LEADING = re.compile(
+    r"[^,:]*\b(?:details?|information|statements?|sheet|data|items?|figures?|report|document|filing)\b[^,:]*[,:]\s+"
+    r"(?=(?:how|what|which|who|when|where|why|did|does|do|is|are|was|were|has|have)\b)",
+    re.IGNORECASE,
 )
 _WHO_ASKED = re.compile(r"\bwho(?:m|se)?\b|谁", re.IGNORECASE)
 _LETTER = re.compile(r"[^\W\d_]")
@@ -91,18 +105,22 @@ _MEASURE = re.compile(
 _SCALE = re.compile(r"\bin (thousands|millions|billions)\b|^\((Thousands|Millions|Billions)\)", re.IGNORECASE)
 _PER_SHARE = re.compile(r"\bper\b|%|\brates?\b|\bmargin|\bshares\b", re.IGNORECASE)
 _CAPITAL = re.compile(r"(?<=[\w,] )[A-Z][\w&-]+")
+_MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
+_OPENING = "The|We|Our|In|On|As|At|For|If|During|This|These|It|An|Under|Since|When"
 _GLUED = re.compile(
-    r"[A-Z0-9][^.!?;:,]{2,80}?[\w)] (?=(?:The|We|Our|In|On|As|At|For|If|During|This|These|It|An|Under|Since|When)\s"
-    r"(?:[a-z]|(?:January|February|March|April|May|June|July|August|September|October|November|December)\b|\d))"
+    r"[A-Z0-9](?:[^.!?;:,]|, (?=[A-Z\d])){2,110}?[\w)] "
+    rf"(?=(?:{_OPENING})\s(?:[a-z]|(?:{_MONTHS})\b|\d))"
 )
-_BULLETS = re.compile(r"^(?:(?:[-*+•●▪◦‣–—·|]|\(?\d{1,3}[.)]|\([a-z]\))\s+)+|\s*[•●▪◦‣|]+$")
+_BULLETS = re.compile(r"^(?:(?:[-*+•●▪◦‣–—·|\ue000-\uf8ff]|\(?\d{1,3}[.)]|\([a-z]\))\s+)+|\s*[•●▪◦‣|]+$")
+_MAX_PART_CHARS = 60
 _MAX_SCALE_CHARS = 240
-_FOREIGN = 0.25
+_FOREIGN = 0.35
 """What a passage of another document loses when the question names one."""
 _LABEL_ENOUGH = 0.5
 """The share of the question's weight that a row's own label must hold."""
 _EXACT = 0.35
 """What a row gains whose label is what is asked for."""
+_WHOLE = 0.08
 _PROSE = 0.04
 _MAX_EMBEDDED_CHARS = 200
 _MIN_CHARS = 12
@@ -111,7 +129,7 @@ _FIGURE_END = re.compile(r"\d[\d,.]*\)?%?$")
 _FIGURE_WORD = re.compile(r"(?<!\S)[$(]*\d[\d,.]*\)?%?(?!\S)|N/A")
 _ENDS = ".!?。！？;；\"'”"
 MAX_QUOTES = 3
-_LEAST_OF_BEST = 0.75
+_LEAST_OF_BEST = 0.6
 """The share of the best one's coverage that a further quotation must have."""
 _AT_HOME = 0.06
 """How much less is asked for in a document that the question names: its name is no longer counted as a word."""
@@ -171,11 +189,15 @@ class Selection:
         self.focus = focus_of(question)
         self._wanted = set(analyse(self.focus))
         self.years = set(_YEAR.findall(question))
+        self.reason = bool(_REASON_ASKED.search(self.focus))
         self.wide = bool(_WIDE.search(question))
         self._units = [units(passage.content) for passage in passages]
         self._terms = [[set(analyse(unit.text)) for unit in part] for part in self._units]
+        rows = [unit for part in self._units for unit in part if unit.kind == "row"]
+        self._in_labels = set().union(*(analyse(row.cells[0]) for row in rows)) - _stops()
         self._headings = [set(analyse(" ".join(passage.heading_path))) for passage in passages]
         self._names = [set(analyse(passage.document_name.replace("_", " "))) for passage in passages]
+        self._statements = [bool(_WHOLE_TABLE.search(passage.content)) for passage in passages]
         self._asked_names = _spoken_names(question)
         self._scopes = [self._scope(names) for names in self._names]
         self.weights = self._weigh(question)
@@ -222,7 +244,7 @@ class Selection:
         """The question's terms that a unit holds by another name."""
         meant: set[str] = set()
         for asked, names in self._called:
-            if any(len(name & terms) >= _ENOUGH_OF_A_NAME * len(name) for name in names):
+            if any(name <= terms for name in names):
                 meant |= asked
         return meant - terms
 
@@ -241,6 +263,15 @@ class Selection:
         spare = [next((c for c in found if c.passage == passage), None) for passage in sorted(missing)]
         extra = [candidate for candidate in spare if candidate is not None]
         return chosen[: limit - len(extra)] + extra
+
+    def passages(self, keep: int) -> list[int]:
+        """The `keep` passages most worth reading, in their order: half for their rank, half for their best unit."""
+        first = range(min(len(self._units), -(-keep // 2)))
+        best = {
+            passage: max((c.lexical for c in self._of(passage)), default=0.0) for passage in range(len(self._units))
+        }
+        rest = sorted(best.keys() - set(first), key=lambda passage: best[passage], reverse=True)
+        return sorted([*first, *rest[: keep - len(first)]])
 
     def _of(self, passage: int) -> list[Candidate]:
         result: list[Candidate] = []
@@ -261,9 +292,15 @@ class Selection:
             if place and _LEANS.match(unit.text):
                 around |= self._terms[passage][place - 1]
             coverage, label = self._coverage(terms, around), self._label(unit, terms, near[table])
+            whole = _WHOLE if unit.kind == "row" and self._statements[passage] else 0.0
             exact = self._exact(unit) if label >= _LABEL_ENOUGH and unit.kind == "row" else 0.0
             lexical = (
-                coverage + 0.4 * exact + 0.3 * self.fit(unit) + self.belongs(passage) + 0.1 * (1 - passage / total)
+                coverage
+                + whole
+                + 0.4 * exact
+                + 0.3 * self.fit(unit)
+                + self.belongs(passage)
+                + 0.1 * (1 - passage / total)
             )
             result.append(Candidate(passage, place, unit, caption, coverage, label, exact, lexical - _penalty(unit)))
         return result
@@ -294,15 +331,17 @@ class Selection:
 
     def _exact(self, unit: Unit) -> float:
         """Of a row, how nearly its label says what is asked for and nothing else."""
-        if not any(is_figure(cell) for cell in unit.cells[1:]):
+        if self.reason or not any(is_figure(cell) for cell in unit.cells[1:]):
             return 0.0
         label = set(analyse(unit.cells[0])) - _stops()
         naming = set().union(*self._scopes)
-        asked = {t for t in self.weights if t not in naming and not _YEAR.fullmatch(t) and t in self._wanted} - _stops()
-        names = [name for _, every in self._called for name in every]
+        asked = {t for t in self.weights if t in self._in_labels and t not in naming and not _YEAR.fullmatch(t)}
+        asked &= self._wanted
+        names = [name for _, every in self._called for name in every if name <= label]
         best = max((len(label & name) / (len(label | name) or 1) for name in [asked, *names]), default=0.0)
         meant = self._meant(label) | (label & asked)
-        return max(best, len(meant) / len(asked) * 0.8 if asked and meant else 0.0)
+        muddled = any(len(split_figures(cell)) > 1 for cell in unit.cells[1:])
+        return max(best, len(meant) / len(asked) * 0.8 if asked and meant else 0.0) * (0.3 if muddled else 1.0)
 
     def belongs(self, passage: int) -> float:
         """Less than 0 for a passage of another document than those the question names."""
@@ -313,10 +352,16 @@ class Selection:
         """Whether the question names this passage's document."""
         return bool(self._scopes[passage])
 
+    def whole(self, candidate: Candidate) -> bool:
+        """Whether a row stands in a statement of the whole, not of a part."""
+        return candidate.unit.kind == "row" and self._statements[candidate.passage]
+
     def fit(self, unit: Unit) -> float:
         """0 to 1: whether the unit holds the kind of thing that is asked for, and of the year asked for."""
         text = unit.text
         fits = 0.0
+        if self.reason:
+            return 0.5 if unit.kind == "sentence" and _REASON.search(text) else 0.0
         if _TIME_ASKED.search(self.question):
             fits = 0.6 if _DATE.search(text) else 0.0
         elif _WHO_ASKED.search(self.question):
@@ -366,8 +411,15 @@ class Selection:
 
     def _shown(self, unit: Unit, passage: int) -> str:
         if unit.kind == "row":
-            return row_text(unit, self._asked_columns(unit), self._scale(unit, passage))
+            return row_text(unit, self._asked_columns(unit), self._scale(unit, passage), self._part(unit))
         return readable(unit.text)
+
+    def _part(self, unit: Unit) -> str:
+        """The section of a row, where it says more of what is asked for than the label."""
+        beyond = set(analyse(unit.section)) - set(analyse(unit.cells[0]))
+        vague = _VAGUE.fullmatch(unit.cells[0].rstrip(": "))
+        said = (beyond & self._wanted & self.weights.keys() or vague) and len(unit.section) < _MAX_PART_CHARS
+        return unit.section if said and not _YEAR.search(unit.section) else ""
 
     def _scale(self, unit: Unit, passage: int) -> str:
         """`millions`, where the table's head or the lines above it say so."""
@@ -413,7 +465,7 @@ def choose(
     scores = [
         by_meaning * float(cosines[i]) + (1 - by_meaning) * c.coverage + 0.25 * selection.fit(c.unit)
         + 0.04 * (1 - c.passage / 12) + selection.belongs(c.passage) - _penalty(c.unit)
-        + _EXACT * c.exact + (_PROSE if c.unit.kind == "sentence" else 0.0)
+        + _EXACT * c.exact + (_WHOLE if selection.whole(c) else 0.0) + (_PROSE if c.unit.kind == "sentence" else 0.0)
         for i, c in enumerate(found)
     ]  # fmt: skip
     order = sorted(range(len(found)), key=lambda i: scores[i], reverse=True)
@@ -424,9 +476,10 @@ def choose(
     for index in order:
         if len(taken) == MAX_QUOTES or scores[index] < best - MARGIN:
             break
-        if found[index].coverage < _LEAST_OF_BEST * found[order[0]].coverage:
+        first, other = found[order[0]], found[index]
+        if other.coverage < _LEAST_OF_BEST * first.coverage or other.exact < _LEAST_OF_BEST * first.exact:
             continue
-        if all(alike[index, other] < SAME and found[index].unit.text != found[other].unit.text for other in taken):
+        if all(alike[index, each] < SAME and found[index].unit.text != found[each].unit.text for each in taken):
             taken.append(index)
     return _merged(selection, [(found[i], scores[i]) for i in taken])
 
@@ -459,8 +512,8 @@ def _merged(selection: Selection, taken: Sequence[tuple[Candidate, float]]) -> l
     return [Quote(passage, selection.text(passage, first, last), score) for passage, first, last, score in spans]
 
 
-def row_text(unit: Unit, columns: Sequence[int], scale: str = "") -> str:
-    """A table row in words: its label, then `head: value` of the given columns, else of all, and their scale."""
+def row_text(unit: Unit, columns: Sequence[int], scale: str = "", part: str = "") -> str:
+    """A table row in words: section and label, `head: value` of the given columns (else of all), and their scale."""
     label = unit.cells[0].rstrip(": ")
     values = []
     for index, cell in enumerate(unit.cells[1:], 1):
@@ -470,14 +523,15 @@ def row_text(unit: Unit, columns: Sequence[int], scale: str = "") -> str:
     if not values:
         return f"{unit.header[0]}: {label}" if unit.header[0] and unit.header[0] != label else label
     joined = "; ".join(values) + (f" (in {scale})" if scale else "")
-    if _VAGUE.fullmatch(label) and unit.section:
-        label = f"{unit.section}, {label}"
+    label = f"{part}, {label}" if part and label else label
     return f"{label}: {joined}" if label else joined
 
 
 def readable(text: str) -> str:
     """A sentence without the heading, bullets and numbers that extraction left at its ends."""
     bare = _BULLETS.sub("", text)
+    if bare[:1] in '"“' and not re.search(r'["”]', bare[1:]):
+        bare = bare[1:]
     return _GLUED.sub("", bare, count=1) if _GLUED.match(bare) else bare
 
 
@@ -514,7 +568,8 @@ def _penalty(unit: Unit) -> float:
     """Long sentences quote badly; lines without an end are captions more often than statements, others are halves."""
     too_long = 0.1 * min(1.0, max(0.0, (len(unit.text) - 240) / 600))
     if unit.kind == "row":
-        return too_long if any(unit.cells[1:]) else 0.3
+        muddled = any(len(split_figures(cell)) > 1 for cell in unit.cells[1:])
+        return too_long + (0.2 if muddled else 0.0) if any(unit.cells[1:]) else 0.3
     figures = len(_FIGURE_WORD.findall(unit.text))
     if figures > 4 and figures * 3 > unit.text.count(" "):
         too_long += 0.3
@@ -523,12 +578,23 @@ def _penalty(unit: Unit) -> float:
     return too_long + (0.0 if ended else 0.2) + (0.15 if halved else 0.0)
 
 
+def worth_reading(question: str, passages: Sequence[ChunkText], keep: int) -> list[int]:
+    """Which `keep` of the passages a search found to quote from, in their order."""
+    return list(range(len(passages))) if len(passages) <= keep else Selection(question, passages).passages(keep)
+
+
+def search_text(question: str) -> str:
+    """The question, with the names that reports have for what it asks for."""
+    names = [first for pattern, (first, *_) in _ALSO_CALLED if pattern.search(focus_of(question))]
+    return " ".join((question, *names))
+
+
 def focus_of(question: str) -> str:
     """The part that asks, without the instructions around it: the last clause with a question mark, else all."""
     asking = _ASKING.findall(question)
     if not asking:
         return question
-    clause = str(asking[-1]).rpartition(": ")[2].strip()
+    clause = _LEADING.sub("", str(asking[-1]).rpartition(": ")[2].strip())
     return clause if len(clause) > 12 or _WIDE.search(clause) else question
 
 

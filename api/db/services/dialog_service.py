@@ -35,6 +35,7 @@ from rag.core.events import (
 from rag.core.types import Principal, Reference, Retrieved, TokenUsage, Turn
 from rag.llm import retry
 from rag.llm.base import ChatRequest, Delta, Grounding, Sampling
+from rag.llm.quotable import search_text, worth_reading
 from rag.nlp import citation
 from rag.prompts.generator import full_question
 from rag.prompts.loader import Prompts
@@ -48,6 +49,7 @@ log = structlog.get_logger()
 _REFINED_USER_TURNS = 3
 _REFINE_S = 15.0
 _LONGEST_REFINED_CHARS = 4000
+_SEARCHED_FOR_QUOTES = 24
 _LONG_TEXT_CHARS = 40_000
 """Texts above this are counted and split in a thread; below, a thread costs more than it saves."""
 
@@ -180,7 +182,7 @@ class DialogService:
         if brief.dataset_ids:
             question = await self._refined(call, brief, bundle)
             yield RetrievalStarted(question=question)
-            found = await self._retrieve(call.principal, brief, question)
+            found = await self._found(call.principal, brief, bundle, question)
         prompt = await self._prepared(call, brief, bundle, question, found)
         if brief.dataset_ids:
             yield RetrievalFinished(reference=prompt.reference, timings_ms=found.timings_ms)
@@ -229,6 +231,18 @@ class DialogService:
         except (ModelError, TimeoutError) as error:
             log.warning("refine_failed", message=call.message_id, error=type(error).__name__)
             return asked
+
+    async def _found(self, principal: Principal, brief: Brief, bundle: LLMBundle, question: str) -> Retrieved:
+        """The passages to answer from. The built-in model reads fast: for it more are searched, and the best kept."""
+        if not bundle.info.local:
+            return await self._retrieve(principal, brief, question)
+        wide = replace(brief, top_n=max(brief.top_n, min(_SEARCHED_FOR_QUOTES, brief.top_k)))
+        found = await self._retrieve(principal, wide, search_text(question))
+        if len(found.hits) <= brief.top_n:
+            return found
+        passages = [hit.chunk for hit in found.hits]
+        kept = await run_in(Lane.TEXT, worth_reading, question, passages, brief.top_n)
+        return replace(found, hits=tuple(found.hits[index] for index in kept))
 
     async def _retrieve(self, principal: Principal, brief: Brief, question: str) -> Retrieved:
         """Search the datasets; those of the chat that were deleted since are left out."""
