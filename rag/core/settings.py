@@ -35,7 +35,7 @@ class ServerSettings(Area):
         "", description="Address clients reach the server at, for links; empty: made from host and port."
     )
     max_upload_bytes: int = Field(1 << 30, ge=1, description="Largest request body of an upload, in bytes.")
-    max_body_bytes: int = Field(16 << 20, ge=1024, description="Largest body of any other request, in bytes.")
+    max_body_bytes: int = Field(2 << 20, ge=1024, description="Largest body of any other request, in bytes.")
     shutdown_s: float = Field(10.0, ge=0.1, le=300, description="Seconds to end running answers at a stop.")
 
 
