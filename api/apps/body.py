@@ -11,6 +11,7 @@ from quart import request
 
 from api.apps.envelope import Refused, bad_argument, uncaught
 from api.errors import BAD_ARGUMENT, EXCEPTION
+from rag.core.blocking import Lane, run_in
 
 BAD_REQUEST = "<BadRequest '400: Bad Request'>"
 NULL_HAS_NO_GET = "AttributeError(\"'NoneType' object has no attribute 'get'\")"
@@ -18,6 +19,7 @@ NULL_NOT_ITERABLE = "TypeError(\"argument of type 'NoneType' is not iterable\")"
 MALFORMED = "Malformed JSON syntax: Missing commas/brackets or invalid encoding"
 DEEPEST = 100
 """Levels of objects and lists in a body: what we write back must not be deeper than our encoder goes."""
+_LONG_BYTES = 256 << 10
 LARGEST = 2**31 - 1
 """Page numbers and sizes above this are cut to it: they are past every end."""
 
@@ -34,9 +36,15 @@ COLUMNS = {
 """Column names of the contract's server -> fields of our records, for `orderby`."""
 
 
-async def _content() -> bytes:
+async def _value() -> Any:
+    """The body's JSON; a large one is parsed in a thread, for it would hold the event loop.
+
+    Raises:
+        orjson.JSONDecodeError: malformed, empty or nested too deep.
+    """
     content = await request.get_data()
-    return content if isinstance(content, bytes) else content.encode()
+    data = content if isinstance(content, bytes) else content.encode()
+    return await run_in(Lane.TEXT, _parse, data) if len(data) > _LONG_BYTES else _parse(data)
 
 
 def _parse(content: bytes) -> Any:
@@ -60,7 +68,7 @@ async def tolerant() -> Any:
     if not request.is_json:
         return None
     try:
-        return _parse(await _content())
+        return await _value()
     except orjson.JSONDecodeError:
         return {}
 
@@ -74,7 +82,7 @@ async def raw() -> Any:
     if not request.is_json:
         return None
     try:
-        return _parse(await _content())
+        return await _value()
     except orjson.JSONDecodeError as error:
         raise uncaught(BAD_REQUEST) from error
 
@@ -88,7 +96,7 @@ async def validated() -> dict[str, Any]:
     if not request.is_json:
         raise bad_argument(f"Unsupported content type: Expected application/json, got {request.content_type or ''}")
     try:
-        value = _parse(await _content())
+        value = await _value()
     except orjson.JSONDecodeError as error:
         raise bad_argument(MALFORMED) from error
     value = value or {}
