@@ -39,6 +39,7 @@ def names() -> list[str]:
     return [row.id for row in Tenant.select().order_by(Tenant.id)]
 
 
+@pytest.mark.holds_loop("opens the rows itself")
 async def test_what_was_written_is_read_by_another_opening(db: Database, tmp_path: Path) -> None:
     await db.write(insert("a"))
     db.close()
