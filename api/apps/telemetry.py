@@ -1,7 +1,6 @@
 """What the web process tells Prometheus: requests by route, lag of the event loop, queue depth, memory."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable
 
@@ -70,11 +69,3 @@ class Telemetry:
         self._lag.set(self._state.loop_lag_s)
         self._ready.set(int(self._state.ready))
         return generate_latest(self._registry)
-
-
-async def cancel(task: "asyncio.Task[None] | None") -> None:
-    """Cancel `task` and wait for its end."""
-    if task is not None:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task

@@ -22,7 +22,6 @@ _LEAD_IN_TOKENS = 80
 _MAX_PAGES = 2
 _TABLE_SHARE = 0.6
 _COLUMN_GAP = 24.0
-_LOOSE = ("text", "heading")
 
 
 class NaiveChunker:

@@ -332,14 +332,6 @@ class ModelCatalogue:
         """
         return self._registry.embedder(embedding_model).dim
 
-    def context_of(self, chat_model: str) -> ModelInfo:
-        """What the chat model can take.
-
-        Raises:
-            NotFound: no such chat model.
-        """
-        return self._registry.chat(chat_model).info
-
     def bundle_chat(
         self,
         name: str = "",
