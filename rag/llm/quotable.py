@@ -10,49 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag.core.types import ChunkText
+from rag.llm.question import (
+    ALSO_CALLED,
+    NUMBER_ASKED,
+    REASON_ASKED,
+    TIME_ASKED,
+    WHO_ASKED,
+    YEAR_TERM,
+    focus_of,
+    spoken_names,
+    stops,
+)
+from rag.llm.quote_text import readable, row_text
 from rag.nlp.analysis import analyse
 from rag.nlp.sentences import Unit, units
 from rag.nlp.tables import is_figure, split_figures
 
-_STOP_WORDS = """
-    a about after all also am an and any are as asked at based be been being both but by can could did do does doing
-    for from further give given had has have having he her here hers him his how i if in into is it its itself just
-    let me more most much many my no nor not now of off on once only or other our out over own please question
-    response answer relying details shown per primarily same she should show so some such tell than that the their
-    them then there these they this those through to too under until up upon use using very was we were what when
-    where whether which while who whom whose why will with would you your according name explain describe find
-    fy fiscal year usd million millions billion billions dollar dollars amount amounts end units unit
-    spend spent hold held january february march april may june july august september october november december
-    的 了 在 是 和 与 吗 呢 什么 什 么 谁 哪 些 哪些 几 多少 多 少 如何 怎么 怎 为什么 为 何 被 有 个 请 问 于 以
-    对 中 之 这 那 其 及 或 都 也 就 它 他 她
-"""
-# What reports call what questions ask for; a unit that holds all words of one name holds the thing.
-_ALSO_CALLED: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = tuple(
-    (re.compile(pattern, re.IGNORECASE), names)
-    for pattern, names in (
-        (
-            r"\bcap(?:ital )?ex(?:penditures?)?\b|\bcapital spending\b",
-            ("purchases of property plant equipment", "additions to property and equipment", "capital spending"),
-        ),
-        (r"\bpp&?n?e\b", ("property plant equipment", "property and equipment")),
-        (r"\brevenues?\b", ("net sales",)),
-        (r"\bsales\b", ("revenues",)),
-        (r"\bcogs\b", ("cost of sales", "cost of goods sold", "cost of revenue")),
-        (r"\bprofits?\b", ("income", "earnings")),
-        (r"\bR&D\b", ("research development",)),
-        (r"\bSG&A\b", ("selling general administrative",)),
-        (r"\bEPS\b", ("earnings per share",)),
-        (r"\b(?:FCF|free cash ?flow)\b", ("net cash provided by operating activities",)),
-        (r"\bemployees?\b", ("employed people", "we employed")),
-        (r"\bgross margins?\b", ("gross profit",)),
-        (r"\boperating margins?\b", ("operating income",)),
-    )
-)
 _NAMED_SHARE = 0.9
 _SCOPE_WEIGHT = 0.2
 _ASIDE_WEIGHT = 0.15
-_YEAR_TERM = re.compile(r"fy(?:\d{2}|\d{4})")
-_ASKING = re.compile(r"[^.?!。？！]*(?:\.(?=\w)[^.?!。？！]*)*[?？]")
 _LEANS = re.compile(
     r"(?:(?:it|its|they|their|them|he|his|she|her|this|these|those|that|such|both|neither|the (?:latter|former|same)|"
     r"however|therefore|thus|hence|consequently|moreover|furthermore|additionally|in addition|as a result|"
@@ -61,29 +37,12 @@ _LEANS = re.compile(
     r"(?:他|她|它|这|那|其|此|该|因此|所以|然而|但是|但|此外|另外|同时|不过|于是))",
     re.IGNORECASE,
 )
-_NUMBER_ASKED = re.compile(
-    r"\bhow (?:much|many|long|old|far|large|big|high|often)\b|\b(?:amount|ratio|rate|percent(?:age)?|number|total|"
-    r"margin|cost|price|value|size|population|pay|paid|spend|spent|revenues?|income|earnings|expenditures?|sales)\b|多少|几|多大|多长",
-    re.IGNORECASE,
-)
-_TIME_ASKED = re.compile(
-    r"\bwhen\b|\bwhat (?:year|date|day|month|time)\b|\bwhich year\b|何时|什么时候|哪一?年", re.IGNORECASE
-)
-_REASON_ASKED = re.compile(
-    r"\bwhy\b|\bwhat (?:caused?|drove|drives|led|explains?)\b|\breasons?\b|\bhow come\b|为什么|为何", re.IGNORECASE
-)
 _REASON = re.compile(
     r"\b(?:because|due to|driven by|caused by|result(?:ed|s)? (?:of|from|in)|owing to|attributable to|reflecting|"
     r"led to|thanks to|as a result)\b|因为|由于",
     re.IGNORECASE,
 )
 _WHOLE_TABLE = re.compile(r"\bconsolidated (?:statement|balance)", re.IGNORECASE)
-_LEADING = re.compile(
-    r"[^,:]*\b(?:details?|information|statements?|sheet|data|items?|figures?|report|document|filing)\b[^,:]*[,:]\s+"
-    r"(?=(?:how|what|which|who|when|where|why|did|does|do|is|are|was|were|has|have)\b)",
-    re.IGNORECASE,
-)
-_WHO_ASKED = re.compile(r"\bwho(?:m|se)?\b|谁", re.IGNORECASE)
 _LETTER = re.compile(r"[^\W\d_]")
 _DIGIT = re.compile(r"\d")
 _COUNT = re.compile(
@@ -105,13 +64,6 @@ _MEASURE = re.compile(
 _SCALE = re.compile(r"\bin (thousands|millions|billions)\b|^\((Thousands|Millions|Billions)\)", re.IGNORECASE)
 _PER_SHARE = re.compile(r"\bper\b|%|\brates?\b|\bmargin|\bshares\b", re.IGNORECASE)
 _CAPITAL = re.compile(r"(?<=[\w,] )[A-Z][\w&-]+")
-_MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
-_OPENING = "The|We|Our|In|On|As|At|For|If|During|This|These|It|An|Under|Since|When"
-_GLUED = re.compile(
-    r"[A-Z0-9](?:[^.!?;:,]|, (?=[A-Z\d])){2,110}?[\w)] "
-    rf"(?=(?:{_OPENING})\s(?:[a-z]|(?:{_MONTHS})\b|\d))"
-)
-_BULLETS = re.compile(r"^(?:(?:[-*+•●▪◦‣–—·|\ue000-\uf8ff]|\(?\d{1,3}[.)]|\([a-z]\))\s+)+|\s*[•●▪◦‣|]+$")
 _MAX_PART_CHARS = 60
 _MAX_SCALE_CHARS = 240
 _FOREIGN = 0.35
@@ -189,16 +141,14 @@ class Selection:
         self.focus = focus_of(question)
         self._wanted = set(analyse(self.focus))
         self.years = set(_YEAR.findall(question))
-        self.reason = bool(_REASON_ASKED.search(self.focus))
+        self.reason = bool(REASON_ASKED.search(self.focus))
         self.wide = bool(_WIDE.search(question))
         self._units = [units(passage.content) for passage in passages]
         self._terms = [[set(analyse(unit.text)) for unit in part] for part in self._units]
-        rows = [unit for part in self._units for unit in part if unit.kind == "row"]
-        self._in_labels = set().union(*(analyse(row.cells[0]) for row in rows)) - _stops()
         self._headings = [set(analyse(" ".join(passage.heading_path))) for passage in passages]
         self._names = [set(analyse(passage.document_name.replace("_", " "))) for passage in passages]
         self._statements = [bool(_WHOLE_TABLE.search(passage.content)) for passage in passages]
-        self._asked_names = _spoken_names(question)
+        self._asked_names = spoken_names(question)
         self._scopes = [self._scope(names) for names in self._names]
         self.weights = self._weigh(question)
         self._whole = sum(self.weights.values()) or 1.0
@@ -219,7 +169,7 @@ class Selection:
         wanted = self._wanted
         naming = set().union(*self._scopes)
         everything = list(dict.fromkeys(analyse(question)))
-        asked = [term for term in everything if term not in _stops() and not _YEAR_TERM.fullmatch(term)]
+        asked = [term for term in everything if term not in stops() and not YEAR_TERM.fullmatch(term)]
         weights: dict[str, float] = {}
         for term in asked or everything:
             weight = math.log(1 + (count + 1) / (frequency[term] + 0.5))
@@ -233,11 +183,11 @@ class Selection:
     def _other_names(self) -> list[tuple[set[str], list[set[str]]]]:
         """Per thing asked for that has other names: the question's terms for it, and the terms of each name."""
         found = []
-        for pattern, names in _ALSO_CALLED:
+        for pattern, names in ALSO_CALLED:
             match = pattern.search(self.focus)
             if match:
                 terms = set(analyse(match[0])) & self.weights.keys()
-                found.append((terms, [set(analyse(name)) - _stops() for name in names]))
+                found.append((terms, [set(analyse(name)) - stops() for name in names]))
         return found
 
     def _meant(self, terms: set[str]) -> set[str]:
@@ -250,7 +200,7 @@ class Selection:
 
     def text_to_embed(self) -> str:
         """The question's point, with the names that reports have for it."""
-        names = [first for pattern, (first, *_) in _ALSO_CALLED if pattern.search(self.focus)]
+        names = [first for pattern, (first, *_) in ALSO_CALLED if pattern.search(self.focus)]
         return " ".join((self.focus[:_MAX_QUESTION_CHARS], *names))
 
     def candidates(self, limit: int) -> list[Candidate]:
@@ -333,10 +283,9 @@ class Selection:
         """Of a row, how nearly its label says what is asked for and nothing else."""
         if self.reason or not any(is_figure(cell) for cell in unit.cells[1:]):
             return 0.0
-        label = set(analyse(unit.cells[0])) - _stops()
+        label = set(analyse(unit.cells[0])) - stops()
         naming = set().union(*self._scopes)
-        asked = {t for t in self.weights if t in self._in_labels and t not in naming and not _YEAR.fullmatch(t)}
-        asked &= self._wanted
+        asked = {t for t in self.weights.keys() & self._wanted if t not in naming and not t.isdigit()} - stops()
         names = [name for _, every in self._called for name in every if name <= label]
         best = max((len(label & name) / (len(label | name) or 1) for name in [asked, *names]), default=0.0)
         meant = self._meant(label) | (label & asked)
@@ -362,11 +311,11 @@ class Selection:
         fits = 0.0
         if self.reason:
             return 0.5 if unit.kind == "sentence" and _REASON.search(text) else 0.0
-        if _TIME_ASKED.search(self.question):
+        if TIME_ASKED.search(self.question):
             fits = 0.6 if _DATE.search(text) else 0.0
-        elif _WHO_ASKED.search(self.question):
+        elif WHO_ASKED.search(self.question):
             fits = 0.4 if _NAME.search(text) else 0.0
-        elif _NUMBER_ASKED.search(self.focus):
+        elif NUMBER_ASKED.search(self.focus):
             if unit.kind == "row":
                 heads = set(_YEAR.findall(" ".join(unit.header)))
                 return 0.8 if self.years & heads else 0.1 if self.years and heads else 0.5
@@ -380,7 +329,7 @@ class Selection:
 
     def names_unknown(self) -> bool:
         """Whether the question has names, and no passage knows any of them."""
-        names = [set(analyse(name)) - _stops() for name in _CAPITAL.findall(self.focus)]
+        names = [set(analyse(name)) - stops() for name in _CAPITAL.findall(self.focus)]
         known = [
             terms & (unit | beside)
             for terms in names
@@ -447,7 +396,7 @@ class Selection:
         return tuple(named)
 
     def _names_head(self, head: str) -> bool:
-        terms = [term for term in analyse(head) if term not in _stops()]
+        terms = [term for term in analyse(head) if term not in stops()]
         return bool(terms) and all(term in self.weights for term in terms)
 
 
@@ -512,29 +461,6 @@ def _merged(selection: Selection, taken: Sequence[tuple[Candidate, float]]) -> l
     return [Quote(passage, selection.text(passage, first, last), score) for passage, first, last, score in spans]
 
 
-def row_text(unit: Unit, columns: Sequence[int], scale: str = "", part: str = "") -> str:
-    """A table row in words: section and label, `head: value` of the given columns (else of all), and their scale."""
-    label = unit.cells[0].rstrip(": ")
-    values = []
-    for index, cell in enumerate(unit.cells[1:], 1):
-        if cell and (not columns or index in columns):
-            head = unit.header[index].rstrip("* ")
-            values.append(f"{head}: {cell}" if head else cell)
-    if not values:
-        return f"{unit.header[0]}: {label}" if unit.header[0] and unit.header[0] != label else label
-    joined = "; ".join(values) + (f" (in {scale})" if scale else "")
-    label = f"{part}, {label}" if part and label else label
-    return f"{label}: {joined}" if label else joined
-
-
-def readable(text: str) -> str:
-    """A sentence without the heading, bullets and numbers that extraction left at its ends."""
-    bare = _BULLETS.sub("", text)
-    if bare[:1] in '"“' and not re.search(r'["”]', bare[1:]):
-        bare = bare[1:]
-    return _GLUED.sub("", bare, count=1) if _GLUED.match(bare) else bare
-
-
 def _quotable(unit: Unit) -> bool:
     """Whether the unit says something on its own: no stump, no line of figures, no line of a table without them."""
     if unit.kind == "row":
@@ -542,20 +468,6 @@ def _quotable(unit: Unit) -> bool:
     if len(unit.text) < _MIN_CHARS and not _WIDE.search(unit.text):
         return False
     return bool(_LETTER.search(unit.text))
-
-
-def _spoken_names(question: str) -> dict[str, set[str]]:
-    """The question's words, and pairs of words written as one (`Best Buy` names BESTBUY), with their terms."""
-    words = [word for word in re.findall(r"[\w&]+", question) if _LETTER.search(word)]
-    spoken = {}
-    for group in [*((word,) for word in words), *zip(words, words[1:], strict=False)]:
-        terms = set(analyse(" ".join(group))) - _stops()
-        joined = "".join(group).casefold()
-        if terms and group[0][0].isupper() or group[0][0].isdigit():
-            spoken[joined] = terms
-            for term in terms if len(group) == 1 else ():
-                spoken[term] = terms
-    return spoken
 
 
 def _is_title(unit: Unit) -> bool:
@@ -581,28 +493,3 @@ def _penalty(unit: Unit) -> float:
 def worth_reading(question: str, passages: Sequence[ChunkText], keep: int) -> list[int]:
     """Which `keep` of the passages a search found to quote from, in their order."""
     return list(range(len(passages))) if len(passages) <= keep else Selection(question, passages).passages(keep)
-
-
-def search_text(question: str) -> str:
-    """The question, with the names that reports have for what it asks for."""
-    names = [first for pattern, (first, *_) in _ALSO_CALLED if pattern.search(focus_of(question))]
-    return " ".join((question, *names))
-
-
-def focus_of(question: str) -> str:
-    """The part that asks, without the instructions around it: the last clause with a question mark, else all."""
-    asking = _ASKING.findall(question)
-    if not asking:
-        return question
-    clause = _LEADING.sub("", str(asking[-1]).rpartition(": ")[2].strip())
-    return clause if len(clause) > 12 or _WIDE.search(clause) else question
-
-
-def _stops() -> frozenset[str]:
-    global _stop_terms
-    if not _stop_terms:
-        _stop_terms = frozenset(analyse(_STOP_WORDS))
-    return _stop_terms
-
-
-_stop_terms: frozenset[str] = frozenset()

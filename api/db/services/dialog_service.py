@@ -35,7 +35,8 @@ from rag.core.events import (
 from rag.core.types import Principal, Reference, Retrieved, TokenUsage, Turn
 from rag.llm import retry
 from rag.llm.base import ChatRequest, Delta, Grounding, Sampling
-from rag.llm.quotable import search_text, worth_reading
+from rag.llm.question import search_text
+from rag.llm.quotable import worth_reading
 from rag.nlp import citation
 from rag.prompts.generator import full_question
 from rag.prompts.loader import Prompts

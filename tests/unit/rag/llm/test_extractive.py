@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import pytest
 
 from rag.core.types import Turn
 from rag.llm.base import ChatRequest, Grounding, Sampling
 from rag.llm.extractive import ExtractiveChat
 from rag.llm.minilm import MiniLmEmbedder
-from rag.llm.quotable import focus_of
+from rag.llm.question import focus_of, search_text
+from rag.llm.quotable import worth_reading
+from rag.llm.quote_text import readable
 from rag.testing.chat_model_suite import ChatModelSuite, a_request, passage
 
 CASH_FLOW = """3M Company and Subsidiaries Consolidated Statement of Cash Flows
@@ -120,3 +124,105 @@ def test_nothing_breaks_it(answer, question: str, content: str) -> None:  # type
 )
 def test_the_point_of_a_question(question: str, focus: str) -> None:
     assert focus_of(question) == focus
+
+
+def test_instructions_before_the_question_are_no_part_of_it() -> None:
+    question = (
+        "According to the details outlined within the balance sheet, how much total current assets did Nike have?"
+    )
+    assert focus_of(question) == "how much total current assets did Nike have?"
+
+
+BONDS = """| Medium-term note ($200 million) | USD Fixed | 3.07 | % | 2021 | $ 13,411 |
+| --- | --- | --- | --- | --- | --- |
+| Medium-term note ($500 million) | USD Fixed | 2.25 | % | 2026 | 199 |
+| Eurobond (750 million Euros) | Euro Fixed | 1.65 | % | 2030 | 852 |
+"""
+BALANCE = """NIKE, INC.
+
+CONSOLIDATED BALANCE SHEETS
+
+(Dollars in millions)
+
+2019 2018 ASSETS LIABILITIES AND SHAREHOLDERS' EQUITY
+
+| Current assets: |  |  |
+| --- | --- | --- |
+| Cash and equivalents | $ 4,466 | $ 4,249 |
+| Total current assets | 16,525 | 15,134 |
+| Property, plant and equipment, net | 4,744 | 4,454 |
+"""
+
+
+def test_rows_about_something_else_are_not_quoted(answer) -> None:  # type: ignore[no-untyped-def]
+    question = "What is the FY2018 capital expenditure amount (in USD millions) for 3M?"
+    assert answer(question, BONDS) == "Nothing in the documents answers this question."
+    assert answer(question, BONDS, CASH_FLOW).startswith(
+        "Purchases of property, plant and equipment (PP&E): 2018: (1,577)"
+    )
+
+
+def test_the_dates_above_a_table_choose_the_column(answer) -> None:  # type: ignore[no-untyped-def]
+    text = answer("How much total current assets did Nike have at the end of FY2019? Answer in USD millions.", BALANCE)
+    assert text == "Total current assets: 2019: 16,525 (in millions) [ID:0]"
+
+
+def test_plain_lines_of_a_statement_are_rows(answer) -> None:  # type: ignore[no-untyped-def]
+    lines = "CONSOLIDATED BALANCE SHEETS (in millions)\n\nDecember 31, 2016 2017\nASSETS\n"
+    lines += "Current assets: Cash and cash equivalents $ 19,334 $ 20,522\nMarketable securities 6,647 10,464\n"
+    text = answer("How much cash and cash equivalents were there at December 31, 2017?", lines)
+    assert text == "Cash and cash equivalents: 2017: $ 20,522 (in millions) [ID:0]"
+
+
+def test_a_section_is_told_where_the_question_is_about_it(answer) -> None:  # type: ignore[no-untyped-def]
+    segments = "| | 2016 | 2017 |\n|---|---|---|\n| AWS | | |\n| Operating income | $ 3,108 | $ 4,331 |\n"
+    assert answer("What was AWS operating income in 2017?", segments) == "AWS, Operating income: 2017: $ 4,331 [ID:0]"
+
+
+def test_prose_that_states_the_fact_comes_before_a_row(answer) -> None:  # type: ignore[no-untyped-def]
+    prose = "Research, development and related expenses totaled $1.821 billion in 2018 and $1.870 billion in 2017."
+    row = "| | 2018 | 2017 |\n|---|---|---|\n| Research, development and related expenses | 5.6 | 5.9 |\n"
+    text = answer("How much did 3M spend on research and development in 2018?", row, prose)
+    assert text.startswith(f"{prose} [ID:1]")
+
+
+def test_a_document_that_the_question_names_comes_first(minilm: MiniLmEmbedder) -> None:
+    sentence = "The effective tax rate was {} percent in 2018."
+    passages = tuple(
+        replace(passage(sentence.format(rate), number=number), document_name=name)
+        for number, (rate, name) in enumerate(((20.4, "OTHER_2018_10K.pdf"), (23.4, "BESTBUY_2018_10K.pdf")))
+    )
+    grounding = Grounding(question="What was Best Buy's effective tax rate in 2018?", passages=passages)
+    text = "".join(delta.text for delta in ExtractiveChat(minilm).stream(ChatRequest(turns=(), grounding=grounding)))
+    assert text == "The effective tax rate was 23.4 percent in 2018. [ID:1]"
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        (
+            "Figma On September 15, 2022, we agreed to acquire Figma.",
+            "On September 15, 2022, we agreed to acquire Figma.",
+        ),
+        ("Two Peaks, LLC d/b/a Yardbird Furniture In fiscal 2022, we grew.", "In fiscal 2022, we grew."),
+        ("Risks Related to Our Business and Operations We depend on airlines.", "We depend on airlines."),
+        ("\uf0b7 We evaluated it.", "We evaluated it."),
+        ("• First item •", "First item"),
+        ('"For the first time, revenue rose.', "For the first time, revenue rose."),
+        ("Doctor Who was first shown in 1963.", "Doctor Who was first shown in 1963."),
+        ("In 2018, The Hague was chosen.", "In 2018, The Hague was chosen."),
+    ],
+)
+def test_a_quotation_is_readable_on_its_own(raw: str, shown: str) -> None:
+    assert readable(raw) == shown
+
+
+def test_the_passage_with_the_likeliest_row_is_kept() -> None:
+    passages = [passage(WEATHER, number=number) for number in range(6)] + [passage(BALANCE, number=6)]
+    assert worth_reading("What are Nike's total current assets?", passages, 2) == [0, 6]
+    assert worth_reading("What are Nike's total current assets?", passages[:2], 2) == [0, 1]
+
+
+def test_the_search_knows_what_reports_call_things() -> None:
+    assert search_text("What was capex in 2018?") == "What was capex in 2018? purchases of property plant equipment"
+    assert search_text("Where is the office?") == "Where is the office?"

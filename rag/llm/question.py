@@ -1,0 +1,101 @@
+"""The question: what it asks for, and of what kind; the words that say little, and what reports call its things."""
+
+import re
+
+from rag.nlp.analysis import analyse
+
+_STOP_WORDS = """
+    a about after all also am an and any are as asked at based be been being both but by can could did do does doing
+    for from further give given had has have having he her here hers him his how i if in into is it its itself just
+    let me more most much many my no nor not now of off on once only or other our out over own please question
+    response answer relying details shown per primarily same she should show so some such tell than that the their
+    them then there these they this those through to too under until up upon use using very was we were what when
+    where whether which while who whom whose why will with would you your according name explain describe find
+    fy fiscal year usd million millions billion billions dollar dollars amount amounts end units unit
+    spend spent hold held january february march april may june july august september october november december
+    的 了 在 是 和 与 吗 呢 什么 什 么 谁 哪 些 哪些 几 多少 多 少 如何 怎么 怎 为什么 为 何 被 有 个 请 问 于 以
+    对 中 之 这 那 其 及 或 都 也 就 它 他 她
+"""
+# What reports call what questions ask for; a unit that holds all words of one name holds the thing.
+ALSO_CALLED: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE), names)
+    for pattern, names in (
+        (
+            r"\bcap(?:ital )?ex(?:penditures?)?\b|\bcapital spending\b",
+            ("purchases of property plant equipment", "additions to property and equipment", "capital spending"),
+        ),
+        (r"\bpp&?n?e\b", ("property plant equipment", "property and equipment")),
+        (r"\brevenues?\b", ("net sales",)),
+        (r"\bsales\b", ("revenues",)),
+        (r"\bcogs\b", ("cost of sales", "cost of goods sold", "cost of revenue")),
+        (r"\bprofits?\b", ("income", "earnings")),
+        (r"\bR&D\b", ("research development",)),
+        (r"\bSG&A\b", ("selling general administrative",)),
+        (r"\bEPS\b", ("earnings per share",)),
+        (r"\b(?:FCF|free cash ?flow)\b", ("net cash provided by operating activities",)),
+        (r"\bemployees?\b", ("employed people", "we employed")),
+        (r"\bgross margins?\b", ("gross profit",)),
+        (r"\boperating margins?\b", ("operating income",)),
+    )
+)
+_LETTER = re.compile(r"[^\W\d_]")
+_WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
+YEAR_TERM = re.compile(r"fy(?:\d{2}|\d{4})")
+_ASKING = re.compile(r"[^.?!。？！]*(?:\.(?=\w)[^.?!。？！]*)*[?？]")
+NUMBER_ASKED = re.compile(
+    r"\bhow (?:much|many|long|old|far|large|big|high|often)\b|\b(?:amount|ratio|rate|percent(?:age)?|number|total|"
+    r"margin|cost|price|value|size|population|pay|paid|spend|spent|revenues?|income|earnings|expenditures?|sales)\b|多少|几|多大|多长",
+    re.IGNORECASE,
+)
+TIME_ASKED = re.compile(
+    r"\bwhen\b|\bwhat (?:year|date|day|month|time)\b|\bwhich year\b|何时|什么时候|哪一?年", re.IGNORECASE
+)
+REASON_ASKED = re.compile(
+    r"\bwhy\b|\bwhat (?:caused?|drove|drives|led|explains?)\b|\breasons?\b|\bhow come\b|为什么|为何", re.IGNORECASE
+)
+_LEADING = re.compile(
+    r"[^,:]*\b(?:details?|information|statements?|sheet|data|items?|figures?|report|document|filing)\b[^,:]*[,:]\s+"
+    r"(?=(?:how|what|which|who|when|where|why|did|does|do|is|are|was|were|has|have)\b)",
+    re.IGNORECASE,
+)
+WHO_ASKED = re.compile(r"\bwho(?:m|se)?\b|谁", re.IGNORECASE)
+
+
+def search_text(question: str) -> str:
+    """The question, with the names that reports have for what it asks for."""
+    names = [first for pattern, (first, *_) in ALSO_CALLED if pattern.search(focus_of(question))]
+    return " ".join((question, *names))
+
+
+def focus_of(question: str) -> str:
+    """The part that asks, without the instructions around it: the last clause with a question mark, else all."""
+    asking = _ASKING.findall(question)
+    if not asking:
+        return question
+    clause = _LEADING.sub("", str(asking[-1]).rpartition(": ")[2].strip())
+    return clause if len(clause) > 12 or _WIDE.search(clause) else question
+
+
+def spoken_names(question: str) -> dict[str, set[str]]:
+    """The question's capitalised words, and pairs as one (`Best Buy` names BESTBUY), with their terms."""
+    words = [word for word in re.findall(r"[\w&]+", question) if _LETTER.search(word)]
+    spoken = {}
+    for group in [*((word,) for word in words), *zip(words, words[1:], strict=False)]:
+        terms = set(analyse(" ".join(group))) - stops()
+        joined = "".join(group).casefold()
+        if terms and group[0][0].isupper() or group[0][0].isdigit():
+            spoken[joined] = terms
+            for term in terms if len(group) == 1 else ():
+                spoken[term] = terms
+    return spoken
+
+
+def stops() -> frozenset[str]:
+    """The terms of the words that say little."""
+    global _stop_terms
+    if not _stop_terms:
+        _stop_terms = frozenset(analyse(_STOP_WORDS))
+    return _stop_terms
+
+
+_stop_terms: frozenset[str] = frozenset()
