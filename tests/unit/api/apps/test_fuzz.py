@@ -60,9 +60,10 @@ def crashes() -> Iterator[list[Any]]:
             seen.append(event)
         raise structlog.DropEvent
 
+    before = structlog.get_config()["processors"]
     structlog.configure(processors=[keep], cache_logger_on_first_use=False)
     yield seen
-    structlog.reset_defaults()
+    structlog.configure(processors=before)
 
 
 def assert_clean(status: int, text: str, what: str) -> None:
