@@ -87,6 +87,8 @@ _AT_HOME = 0.06
 """How much less is asked for in a document that the question names: its name is no longer counted as a word."""
 _STRANGER = 0.08
 """How much more is asked for where no passage knows a name of the question."""
+_COVERED_AT_HOME = 0.55
+"""The share of the question that a figure's sentence must hold in a document that the question names."""
 MARGIN = 0.1
 """How far below the best score a further quotation may lie."""
 SAME = 0.9
@@ -187,7 +189,7 @@ class Selection:
             match = pattern.search(self.focus)
             if match:
                 terms = set(analyse(match[0])) & self.weights.keys()
-                found.append((terms, [set(analyse(name)) - stops() for name in names]))
+                found.append((terms, [_name_terms(name) for name in names]))
         return found
 
     def _meant(self, terms: set[str]) -> set[str]:
@@ -439,10 +441,14 @@ def _answers(selection: Selection, best: Candidate, cosine: float) -> bool:
         return 0.2 * cosine + 0.8 * best.coverage >= ENOUGH_WIDE
     # The embedding model makes little of a row's label; that its table has the year asked for counts instead.
     fit = 0.1 * selection.fit(best.unit) if best.unit.kind == "row" else 0.0
-    enough = ENOUGH + (
-        _STRANGER if selection.names_unknown() else -_AT_HOME if selection.at_home(best.passage) else 0.0
-    )
-    fit += 0.2 * best.exact
+    enough, fit = ENOUGH, fit + 0.2 * best.exact
+    if selection.names_unknown():
+        enough += _STRANGER
+    elif selection.at_home(best.passage):
+        number = NUMBER_ASKED.search(selection.focus) and not selection.reason
+        if number and best.coverage < _COVERED_AT_HOME:
+            return False
+        enough -= _AT_HOME
     return 0.5 * cosine + 0.5 * best.coverage + fit + selection.belongs(best.passage) / 2 >= enough
 
 
@@ -468,6 +474,13 @@ def _quotable(unit: Unit) -> bool:
     if len(unit.text) < _MIN_CHARS and not _WIDE.search(unit.text):
         return False
     return bool(_LETTER.search(unit.text))
+
+
+def _name_terms(name: str) -> set[str]:
+    """The terms of a name; small words only where one term would be left of several (`capital spending`)."""
+    terms = set(analyse(name))
+    telling = terms - stops()
+    return telling if len(telling) > 1 or len(terms) == 1 else terms
 
 
 def _is_title(unit: Unit) -> bool:

@@ -162,6 +162,25 @@ def test_rows_about_something_else_are_not_quoted(answer) -> None:  # type: igno
     )
 
 
+def test_part_of_another_name_is_not_the_thing(answer) -> None:  # type: ignore[no-untyped-def]
+    leases = "| (Millions) | 2018 | 2017 |\n|---|---|---|\n| Capital leases | 143 | 135 |\n"
+    text = answer("What is the FY2018 capital expenditure amount (in USD millions) for 3M?", leases, CASH_FLOW)
+    assert text == "Purchases of property, plant and equipment (PP&E): 2018: (1,577) (in millions) [ID:1]"
+
+
+def test_a_figure_of_something_else_is_no_answer(minilm: MiniLmEmbedder) -> None:
+    exhibits = (
+        "The Exhibits filed herewith do not include certain instruments with respect to long-term debt of NIKE, as the "
+        "total debt authorized does not exceed 10 percent of the total assets of NIKE."
+    )
+    grounding = Grounding(
+        question="How much total current assets did Nike have at the end of FY2019?",
+        passages=(replace(passage(exhibits), document_name="NIKE_2019_10K.pdf"),),
+    )
+    text = "".join(delta.text for delta in ExtractiveChat(minilm).stream(ChatRequest(turns=(), grounding=grounding)))
+    assert text == "Nothing in the documents answers this question."
+
+
 def test_the_dates_above_a_table_choose_the_column(answer) -> None:  # type: ignore[no-untyped-def]
     text = answer("How much total current assets did Nike have at the end of FY2019? Answer in USD millions.", BALANCE)
     assert text == "Total current assets: 2019: 16,525 (in millions) [ID:0]"
