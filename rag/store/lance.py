@@ -139,7 +139,8 @@ class LanceStore:
         return self._folder / f"{place.name}.lance"
 
     def _exists(self, place: Place) -> bool:
-        return (self._path(place) / "_versions").is_dir()
+        # Not the folder: a table is there once its first manifest has its name, and another process may be at it.
+        return next(self._path(place).glob("_versions/*.manifest"), None) is not None
 
     def _table(self, place: Place, *, create: bool = False) -> Any:
         """The table of a place, or None where it was never written (or was dropped by another process)."""
@@ -278,12 +279,18 @@ def _schema(dim: int) -> Any:
 
     return pa.schema(
         [
-            *(pa.field(name, pa.string(), nullable=False) for name in COLUMNS),
+            *(pa.field(name, pa.string(), nullable=False, metadata=_key_mark(name)) for name in COLUMNS),
             pa.field("vector", pa.list_(pa.float32(), dim), nullable=False),
             pa.field("available", pa.bool_(), nullable=False),
             pa.field("bucket", pa.int32(), nullable=False),
         ]
     )
+
+
+def _key_mark(column: str) -> dict[str, str] | None:
+    """Tells Lance which columns are the key: only then do two merges that insert the same new key at the same time
+    conflict, and the later one is repeated; without it both rows stay."""
+    return {"lance-schema:unenforced-primary-key": "true"} if column in _KEY else None
 
 
 def _rows(entries: list[Entry], dim: int) -> Any:
