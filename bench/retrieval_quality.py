@@ -191,7 +191,7 @@ async def measured(cache: Path | None = None) -> list[Row]:
     rows: list[Row] = []
     model = MiniLmEmbedder(asset_path("minilm"), threads=2)
     for name in (*PUBLIC, "financebench"):
-        judged = reports() if name == "financebench" else public_set(name)
+        judged = await run_in(Lane.PARSE, reports) if name == "financebench" else public_set(name)
         with tempfile.TemporaryDirectory() as folder:
             bench = await opened(judged, Path(folder), model, cache)
             for ranking in RANKINGS:
