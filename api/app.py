@@ -15,6 +15,7 @@ from api.apps.context import WebState, attach
 from api.apps.incoming import IncomingRequest, PacedConnection
 from api.apps.routes import BLUEPRINTS
 from api.apps.telemetry import Telemetry
+from api.backends import make_database, make_store
 from api.db.data_folder import DataFolder
 from api.db.database import Database
 from api.db.services.assistant_service import AssistantService
@@ -31,6 +32,7 @@ from api.db.services.task_service import TaskService
 from api.db.services.token_service import TokenService
 from api.db.services.usage_service import UsageService
 from api.db.services.user_service import UserService
+from api.watch import RowsOnServer, ServerWatch, watch_index
 from rag.blob.object_store import ObjectBlobStore
 from rag.core.blocking import Lane, run_in
 from rag.core.clock import Clock
@@ -42,7 +44,6 @@ from rag.prompts.loader import load_prompts
 from rag.queue.base import JobQueue
 from rag.retrieve.retriever import Retriever
 from rag.store.base import SearchStore
-from rag.store.lance import LanceStore
 
 FIRST_KEY_NAME = "first key"
 _FIRST_ANSWERS_S = 0.3
@@ -51,29 +52,51 @@ log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def opened_services(settings: Settings, clock: Clock, queue: JobQueue) -> AsyncIterator[Services]:
-    """The use cases on the data folder of `settings`, open: what is light is ready, what is heavy loads at its first
-    use or in `warm`. Closes everything at the end.
+async def opened_services(
+    settings: Settings, clock: Clock, queue: JobQueue, *, patient: bool = False
+) -> AsyncIterator[Services]:
+    """The use cases on the backends of `settings`, open: what is light is ready, what is heavy loads at its first use
+    or in `warm`. Servers are watched meanwhile. Closes everything at the end.
 
+    Args:
+        patient: Whether to begin without servers that are down, and to open them as soon as that is possible.
     Raises:
-        InvalidInput: the folder cannot be used, or a newer version wrote it.
-        StoreUnavailable: the disk is full, or the rows cannot be opened.
+        InvalidInput: the folder or a server cannot be used, or a newer version wrote it.
+        StoreError: a server refuses us.
+        StoreUnavailable: the disk is full, or rows or index cannot be opened.
     """
     folder = DataFolder(settings.data_dir)
     await run_in(Lane.FILES, folder.prepare)
     async with AsyncExitStack() as stack:
-        db = Database(folder.rows_path, busy_timeout_s=settings.rows.busy_timeout_s)
-        await run_in(Lane.ROWS, db.open)
+        db = make_database(settings, folder)
         stack.callback(db.close)
         secret = await run_in(Lane.FILES, folder.secret)
-        store = LanceStore(folder.index_path, clock=clock, sample_size=settings.retrieval.sample_size)
+        store = make_store(settings, folder, clock, watched=True)
         stack.push_async_callback(store.close)
         services = build_services(settings, clock, queue, db=db, folder=folder, secret=secret, store=store)
         await services.models.open()
         stack.push_async_callback(services.models.close)
-        await _prepare_rows(services, folder)
+        await _open_backends(services, folder, stack, patient=patient)
         stack.push_async_callback(services.conversations.close, settings.server.shutdown_s)
         yield services
+
+
+async def _open_backends(services: Services, folder: DataFolder, stack: AsyncExitStack, *, patient: bool) -> None:
+    """Open the rows, and reach the servers among the backends; see `opened_services`."""
+    settings, away = services.settings, services.away
+    watches: list[ServerWatch] = []
+    if settings.rows.url:
+        rows = RowsOnServer(services.db, lambda: _prepare_rows(services, folder))
+        watches.append(ServerWatch("rows", rows.reach, away))
+    else:
+        await run_in(Lane.ROWS, services.db.open)
+        await _prepare_rows(services, folder)
+    if settings.index.url:
+        watches.append(ServerWatch("index", services.store.check, away))
+    await asyncio.gather(*(watch.begin(patient=patient) for watch in watches))
+    for watch in watches:
+        task = asyncio.create_task(watch.run())
+        stack.callback(task.cancel)
 
 
 def build_services(
@@ -94,7 +117,7 @@ def build_services(
     documents = DocumentService(db, clock, blobs, queue, store, settings.ingest)
     chunks = ChunkService(db, clock)
     retriever = Retriever(store=store, chunks=chunks, settings=settings.retrieval, clock=clock)
-    retrieval = RetrievalService(db, retriever, models)
+    retrieval = RetrievalService(db, retriever, models, clock)
     dialogs = DialogService(retrieval, models, load_prompts(), clock)
     return Services(
         settings=settings,
@@ -133,12 +156,7 @@ async def _prepare_rows(services: Services, folder: DataFolder) -> None:
 async def warm(services: Services, state: WebState) -> None:
     """Load what is heavy, in threads; `/readyz` waits for it. What fails is named there and tried at its first use."""
     await asyncio.sleep(_FIRST_ANSWERS_S)
-    steps: list[tuple[str, Callable[[], Awaitable[object]]]] = [
-        ("index", services.store.check),
-        ("models", services.models.warm),
-        ("modules", lambda: run_in(Lane.FILES, _import_late_modules)),
-    ]
-    for name, step in steps:
+    for name, step in _steps(services):
         try:
             await step()
         except RagError as error:
@@ -149,6 +167,15 @@ async def warm(services: Services, state: WebState) -> None:
     # What is loaded stays: the collector need not walk it again and hold the loop.
     gc.collect()
     gc.freeze()
+
+
+def _steps(services: Services) -> list[tuple[str, Callable[[], Awaitable[object]]]]:
+    """What is loaded beside the first requests. A server needs no loading: it is watched."""
+    steps: list[tuple[str, Callable[[], Awaitable[object]]]] = [
+        ("models", services.models.warm),
+        ("modules", lambda: run_in(Lane.FILES, _import_late_modules)),
+    ]
+    return steps if services.settings.index.url else [("index", services.store.check), *steps]
 
 
 def _import_late_modules() -> None:
@@ -163,7 +190,7 @@ def create_app(settings: Settings, services: Services, state: WebState | None = 
     """The web app on open services. Loading of what is heavy begins when it is started."""
     state = state or WebState()
     state.services = services
-    state.missing |= {"index", "models", "modules"}
+    state.missing |= {name for name, _ in _steps(services)}
     app = Quart("api", static_folder=None, template_folder=None)
     app.request_class = IncomingRequest
     app.asgi_http_class = PacedConnection
@@ -180,7 +207,12 @@ def create_app(settings: Settings, services: Services, state: WebState | None = 
         app.register_blueprint(blueprint)
     openapi.install(app)
     _serve_metrics(app, services, telemetry)
-    _run_beside(app, lambda: telemetry.watch_loop(), lambda: warm(services, state))
+    _run_beside(
+        app,
+        lambda: telemetry.watch_loop(),
+        lambda: warm(services, state),
+        lambda: watch_index(services, state.notes),
+    )
     return app
 
 

@@ -20,6 +20,8 @@ app = typer.Typer(
 )
 tokens = typer.Typer(help="API keys of this data folder.", no_args_is_help=True)
 app.add_typer(tokens, name="token")
+index = typer.Typer(help="The search index, which is made from the rows.", no_args_is_help=True)
+app.add_typer(index, name="index")
 
 DataDir = Annotated[
     Path | None,
@@ -152,6 +154,26 @@ def token_revoke(
     from api.cli_commands import revoke_token
 
     run_async(revoke_token(settings_of(data_dir), key))
+
+
+@index.command("rebuild")
+def index_rebuild(data_dir: DataDir = None) -> None:
+    """Make the search index anew from the rows, while searches go on in the old one.
+
+    For an index that is lost or damaged, after a change of `index.url`, and where `parley doctor` asks for it. Stopped
+    or killed, it goes on where it was when it is called again. A server and a worker may run meanwhile.
+    """
+    from api.cli_index import rebuild_index
+
+    run_async(rebuild_index(settings_of(data_dir)))
+
+
+@index.command("status")
+def index_status(data_dir: DataDir = None) -> None:
+    """Show each place of the index, and what of the rows it lacks. Exit code 1 if anything is missing."""
+    from api.cli_index import show_index
+
+    run_async(show_index(settings_of(data_dir)))
 
 
 def main() -> None:

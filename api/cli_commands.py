@@ -11,8 +11,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from api import client as http
+from api.backends import make_database
 from api.db.data_folder import DataFolder
-from api.db.database import Database
 from api.db.services.token_service import TokenService
 from api.db.services.user_service import UserService
 from rag.core.clock import Clock, SystemClock
@@ -220,7 +220,7 @@ async def _token_service(settings: Settings) -> AsyncIterator[tuple[TokenService
     """Keys are rows: they are made and revoked in the data folder itself, whether or not a server runs on it."""
     folder = DataFolder(settings.data_dir)
     folder.prepare()
-    database = Database(folder.rows_path, busy_timeout_s=settings.rows.busy_timeout_s)
+    database = make_database(settings, folder)
     database.open()
     try:
         clock = SystemClock()

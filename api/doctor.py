@@ -15,7 +15,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from api import client as http
+from api.backends import make_database, make_store
+from api.cli_index import NotCompared, look_at_index
 from api.db.data_folder import FORMAT, DataFolder
+from api.db.services.index_state import advice
 from rag.blob.object_store import ObjectBlobStore
 from rag.core import blocking
 from rag.core.clock import SystemClock
@@ -45,7 +48,7 @@ async def examine(settings: Settings) -> int:
     """Look at everything and print a table; 1 if a part is bad, else 0."""
     table = Table("part", "version", "state", "found", "what to do")
     bad = False
-    for look in (_python, _folder, _disk, _rows, _files, _index, _parser, _embedder, _chat, _server):
+    for look in (_python, _folder, _disk, _rows, _files, _index, _places, _parser, _embedder, _chat, _server):
         finding = await _look(look, settings)
         bad = bad or finding.state == "bad"
         colour = {"ok": "green", "warn": "yellow", "bad": "red"}[finding.state]
@@ -65,7 +68,8 @@ async def _look(look: Callable[[Settings], Awaitable[Finding]], settings: Settin
     try:
         return await look(settings)
     except RagError as error:
-        return Finding(part=look.__name__.strip("_"), version="", state="bad", found=str(error), todo="see left")
+        part = look.__name__.strip("_").replace("places", "index content")
+        return Finding(part=part, version="", state="bad", found=str(error), todo="see left")
     except (OSError, sqlite3.Error) as error:
         return Finding(
             part=look.__name__.strip("_"), version="", state="bad", found=str(error), todo="make the folder writable"
@@ -118,6 +122,8 @@ async def _disk(settings: Settings) -> Finding:
 
 
 async def _rows(settings: Settings) -> Finding:
+    if settings.rows.url:
+        return await _rows_server(settings)
     path = DataFolder(settings.data_dir).rows_path
     if not path.exists():
         return Finding(part="rows", version=f"SQLite {sqlite3.sqlite_version}", state="ok", found="none yet")
@@ -128,6 +134,24 @@ async def _rows(settings: Settings) -> Finding:
         state="ok" if answer == "ok" else "bad",
         found=str(path) if answer == "ok" else answer,
         todo="" if answer == "ok" else "restore the folder from a backup",
+    )
+
+
+async def _rows_server(settings: Settings) -> Finding:
+    found = await blocking.run(make_database(settings, DataFolder(settings.data_dir)).examine)
+    number, _, rest = found.version.partition("-")
+    state: Literal["ok", "warn", "bad"] = "ok"
+    todo = ""
+    if found.schema > found.newest:
+        state, todo = "bad", "a newer Parley wrote it: update this one, or name another database"
+    elif 0 < found.schema < found.newest:
+        state, todo = "warn", "the next start of `parley serve` brings the schema up to date"
+    return Finding(
+        part="rows",
+        version=f"{'MariaDB' if 'mariadb' in rest.lower() else 'MySQL'} {number}",
+        state=state,
+        found=f"{settings.rows.url}, schema {found.schema} of {found.newest}",
+        todo=todo,
     )
 
 
@@ -149,6 +173,8 @@ async def _files(settings: Settings) -> Finding:
 
 
 async def _index(settings: Settings) -> Finding:
+    if settings.index.url:
+        return await _index_server(settings)
     path = DataFolder(settings.data_dir).index_path
     if not path.exists():
         return Finding(part="index", version=f"LanceDB {version('lancedb')}", state="ok", found="none yet")
@@ -158,9 +184,40 @@ async def _index(settings: Settings) -> Finding:
     return Finding(part="index", version=f"LanceDB {version('lancedb')}", state="ok", found=found)
 
 
+async def _index_server(settings: Settings) -> Finding:
+    store = make_store(settings, DataFolder(settings.data_dir), SystemClock(), cache_bytes=0)
+    await store.open()
+    try:
+        found = await store.check()
+    finally:
+        await store.close()
+    return Finding(
+        part="index", version=found, state="ok", found=f"{settings.index.url}, prefix {settings.index.prefix}"
+    )
+
+
+async def _places(settings: Settings) -> Finding:
+    """Whether the index holds what the rows say."""
+    if not settings.rows.url and not DataFolder(settings.data_dir).rows_path.exists():
+        return Finding(part="index content", version="", state="ok", found="none yet")
+    try:
+        _, places = await look_at_index(settings)
+    except NotCompared as reason:
+        return Finding(part="index content", version="", state="ok" if reason.empty else "warn", found=reason.message)
+    todo = advice(places)
+    chunks = sum(place.chunks for place in places)
+    return Finding(
+        part="index content",
+        version="",
+        state="bad" if todo else "ok",
+        found=todo or f"all {chunks:,} chunks of {len(places)} places can be found",
+        todo="`parley index rebuild`" if todo else "",
+    )
+
+
 async def _parser(settings: Settings) -> Finding:
     ingest = settings.ingest
-    limits = ParseLimits(memory_bytes=ingest.parse_memory_bytes, timeout_s=30, output_chars=10_000)
+    limits = ParseLimits(memory_bytes=ingest.parse_memory_bytes, timeout_s=30, output_chars=100_000)
     pool = ParsePool(children=1, limits=limits, recycle_files=1)
     sample = Path(__file__).resolve()
     await pool.open()

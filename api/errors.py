@@ -38,6 +38,7 @@ DEFAULTS: dict[type[domain.RagError], Default] = {
     domain.LimitExceeded: Default(status=413, code=BAD_ARGUMENT),
     domain.StoreError: Default(status=500, code=SERVER_ERROR),
     domain.StoreUnavailable: Default(status=503, code=SERVER_ERROR),
+    domain.OutcomeUnknown: Default(status=503, code=SERVER_ERROR),
     domain.ModelError: Default(status=502, code=SERVER_ERROR),
     domain.ModelTimeout: Default(status=504, code=SERVER_ERROR),
     domain.ModelRefused: Default(status=502, code=SERVER_ERROR),

@@ -157,7 +157,7 @@ async def _serving(settings: Settings, stop: asyncio.Event, *, noted: bool) -> A
     """A server that answers; ends in order when the block ends or the server fails.
 
     Args:
-        noted: Whether `DATA/server.json` tells the commands of it.
+        noted: Whether it stays: `DATA/server.json` tells the commands of it, and it waits for servers that are down.
     """
     loopback = _check_address(settings)
     folder = DataFolder(settings.data_dir)
@@ -168,7 +168,7 @@ async def _serving(settings: Settings, stop: asyncio.Event, *, noted: bool) -> A
         listener = _bind(settings)
         stack.callback(listener.close)
         queue = ServerQueue()
-        services = await stack.enter_async_context(opened_services(settings, SystemClock(), queue))
+        services = await stack.enter_async_context(opened_services(settings, SystemClock(), queue, patient=noted))
         token = new_secret()
         state = WebState(port=listener.getsockname()[1], loopback=loopback, link_hash=secret_hash(token))
         url = _url(settings, state.port)

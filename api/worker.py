@@ -9,13 +9,13 @@ import os
 import shutil
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import structlog
 
+from api.backends import Store, make_database, make_store
 from api.db.data_folder import DataFolder, FileLock
 from api.db.database import Database
 from api.db.services.task_service import EMBEDDED_OWNER, TaskService
@@ -25,13 +25,13 @@ from rag.chunk.registry import chunkers
 from rag.core import blocking, logs
 from rag.core.blocking import Lane, run_in
 from rag.core.clock import Clock, SystemClock
-from rag.core.errors import Conflict, RagError, Unsupported
+from rag.core.errors import Conflict, RagError, StoreUnavailable, Unsupported
 from rag.core.ids import new_id
 from rag.core.resources import asset_path
 from rag.core.settings import Settings
 from rag.core.types import Matrix
 from rag.ingest.base import Job
-from rag.ingest.grouping import EMBED_AT_ONCE, EmbedGroup, WriteGroup
+from rag.ingest.grouping import EmbedGroup, WriteGroup
 from rag.ingest.pipeline import Adapters, Pipeline
 from rag.ingest.runner import Runner
 from rag.llm.minilm import MiniLmEmbedder
@@ -39,12 +39,13 @@ from rag.parse.base import ParseLimits
 from rag.parse.pool import ParsePool
 from rag.queue.embedded import WorkerQueue
 from rag.store.base import Place, SearchStore
-from rag.store.lance import LanceStore
 
 STDIN = 0
 _LOCK_WAIT_S = 30.0
 _LOCK_LOOK_S = 0.1
 _TICK_S = 1.0
+_AWAY_S = 1.0
+_AWAY_CHORE_S = 5.0
 _SWEEP_S = 5.0
 _REAP_S = 10.0
 _ORPHANS_S = 60.0
@@ -53,6 +54,7 @@ _GROWN_AT_REST = 500
 _GROWN_TOO_MUCH = 20_000
 """New entries after which searches are slow enough to optimise between documents."""
 
+_Chore = tuple[float, Callable[[], Awaitable[object]]]
 log = structlog.get_logger(__name__)
 
 
@@ -96,7 +98,10 @@ async def run_worker(settings: Settings, *, embedded: bool) -> int:
                 return 0
             stack.callback(lock.release)
         owner = f"{EMBEDDED_OWNER if embedded else 'worker-'}{new_id()}"
-        parts = await stack.enter_async_context(_open(settings, folder, queue, owner))
+        opened = await stack.enter_async_context(_backends(settings, folder, stop))
+        if opened is None:
+            return 0
+        parts = await stack.enter_async_context(_open(settings, folder, queue, owner, db=opened[0], store=opened[1]))
         if embedded and await parts.tasks.take_over(owner):
             log.info("leases_taken_over")
         log.info("worker_ready", owner=owner)
@@ -112,14 +117,57 @@ async def run_worker(settings: Settings, *, embedded: bool) -> int:
 
 
 @asynccontextmanager
-async def _open(settings: Settings, folder: DataFolder, queue: WorkerQueue, owner: str) -> AsyncIterator[Parts]:
-    """Build the backends and what works with them; close them in reverse."""
+async def _backends(
+    settings: Settings, folder: DataFolder, stop: asyncio.Event
+) -> AsyncIterator[tuple[Database, Store] | None]:
+    """Rows and index, open; of servers that are down the worker waits for its first sign. None if `stop` came first."""
+    async with AsyncExitStack() as stack:
+        db = make_database(settings, folder)
+        stack.callback(db.close)
+        # A worker asks the index for nothing, so it keeps no copy of it in memory.
+        store = make_store(settings, folder, SystemClock(), cache_bytes=0)
+        stack.push_async_callback(store.close)
+        if settings.rows.url:
+            reached = await _reached("rows", lambda: run_in(Lane.ROWS, db.open), stop)
+        else:
+            reached = True
+            await run_in(Lane.ROWS, db.open)
+        await store.open()
+        if settings.index.url:
+            reached = reached and await _reached("index", store.check, stop)
+        yield (db, store) if reached else None
+
+
+async def _reached(part: str, reach: Callable[[], Awaitable[object]], stop: asyncio.Event) -> bool:
+    """Wait until a server can be reached; False if `stop` came first.
+
+    Raises:
+        RagError: it cannot be used, and waiting would not help.
+    """
+    told = ""
+    while not stop.is_set():
+        try:
+            await reach()
+        except StoreUnavailable as error:
+            if error.message != told:
+                log.warning("server_away", part=part, reason=error.message)
+            told = error.message
+        else:
+            return True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_AWAY_S):
+                await stop.wait()
+    return False
+
+
+@asynccontextmanager
+async def _open(
+    settings: Settings, folder: DataFolder, queue: WorkerQueue, owner: str, *, db: Database, store: Store
+) -> AsyncIterator[Parts]:
+    """Build what works with the backends; close it in reverse."""
     clock = SystemClock()
     ingest = settings.ingest
     async with AsyncExitStack() as stack:
-        db = Database(folder.rows_path, busy_timeout_s=settings.rows.busy_timeout_s)
-        await run_in(Lane.ROWS, db.open)
-        stack.callback(db.close)
         tmp_dir = folder.tmp_path / f"ingest-{owner}"
         await run_in(Lane.FILES, _fresh_tmp, folder.tmp_path, tmp_dir)
         stack.callback(shutil.rmtree, tmp_dir, ignore_errors=True)
@@ -135,17 +183,20 @@ async def _open(settings: Settings, folder: DataFolder, queue: WorkerQueue, owne
         )
         await pool.open()
         stack.push_async_callback(pool.close)
-        # A worker asks the index for nothing, so it keeps no copy of it in memory.
-        store = LanceStore(folder.index_path, clock=clock, cache_bytes=0)
-        await store.open()
-        stack.push_async_callback(store.close)
         # One thread a call and several calls side by side: no thread waits for another inside a matrix product.
         model = MiniLmEmbedder(asset_path("minilm"), threads=1, batch_tokens=ingest.embed_batch_tokens)
         stack.callback(model.close)
         embedding = EmbedGroup(model, lanes=settings.models.embed_threads)
         blobs = ObjectBlobStore.in_folder(folder.files_path)
         tasks = TaskService(db, clock, ingest)
-        writes = WriteGroup(tasks, store, clock, max_chunks=ingest.index_group_chunks, max_wait_s=ingest.index_group_s)
+        writes = WriteGroup(
+            tasks,
+            store,
+            clock,
+            max_chunks=ingest.index_group_chunks,
+            max_wait_s=ingest.index_group_s,
+            patient=bool(settings.rows.url or settings.index.url),
+        )
 
         def group_of(name: str) -> EmbedGroup:
             if name not in (model.name, model.name.partition("@")[0]):
@@ -156,10 +207,7 @@ async def _open(settings: Settings, folder: DataFolder, queue: WorkerQueue, owne
             return group_of(job.embedding_model)
 
         async def embed(name: str, texts: Sequence[str]) -> Matrix:
-            parts = [texts[i : i + EMBED_AT_ONCE] for i in range(0, len(texts), EMBED_AT_ONCE)]
-            rows = [(await group_of(name).submit(part)).vectors for part in parts]
-            joined: Matrix = np.concatenate(rows)
-            return joined
+            return await group_of(name).encode(texts)
 
         adapters = Adapters(
             parser=pool,
@@ -187,34 +235,42 @@ async def _open(settings: Settings, folder: DataFolder, queue: WorkerQueue, owne
 
 
 class _Keeper:
-    """Does the chores beside ingestion, one at a time: takes up lost tasks, sweeps, compacts the index."""
+    """Does the chores beside ingestion, one at a time: takes up lost tasks, sweeps. Beside them it compacts the index,
+    which may take half an hour."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._chores: list[tuple[float, Callable[[], Awaitable[object]]]] = [
+        self._chores: list[_Chore] = [
             (_REAP_S, self._reap),
             (_TICK_S, parts.upkeep.drain_outbox),
             (_SWEEP_S, parts.upkeep.sweep),
             (_ORPHANS_S, parts.upkeep.bury_orphans),
             (_ORPHANS_S, parts.upkeep.remove_garbage),
-            (_TICK_S, self._optimise),
+            (_ORPHANS_S, parts.upkeep.tidy_rebuilds),
         ]
-        self._due = [0.0] * len(self._chores)
         self._grown: dict[Place, int] = {}
         self._optimised = parts.clock.monotonic()
         self._first = True
 
     async def run(self) -> None:
         """Go on until cancelled. A chore that fails is logged and comes again at its time."""
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._repeat(self._chores))
+            both.create_task(self._repeat([(_TICK_S, self._optimise)]))
+
+    async def _repeat(self, chores: list[_Chore]) -> None:
+        due = [0.0] * len(chores)
         while True:
-            for number, (every_s, chore) in enumerate(self._chores):
+            for number, (every_s, chore) in enumerate(chores):
                 now = self._parts.clock.monotonic()
-                if now >= self._due[number]:
-                    self._due[number] = now + every_s
+                if now >= due[number]:
+                    due[number] = now + every_s
                     try:
                         await chore()
                     except RagError as error:
                         log.warning("chore_failed", chore=chore.__name__, code=error.code, reason=error.message)
+                        if isinstance(error, StoreUnavailable):
+                            due[number] = max(due[number], self._parts.clock.monotonic() + _AWAY_CHORE_S)
                     except Exception:  # the worker's edge: a chore that breaks must not end the others
                         log.exception("chore_broke", chore=chore.__name__)
             await asyncio.sleep(_TICK_S)

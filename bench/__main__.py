@@ -2,13 +2,16 @@
 
 import sys
 
-from bench import reports, retrieval_quality, server_quality, startup
+from bench import index, reports, retrieval_quality, rows, server_quality, stacks, startup
 
 BENCHES = {
     "startup": startup.main,
     "retrieval_quality": retrieval_quality.main,
     "reports": reports.main,
     "server_quality": server_quality.main,
+    "rows": rows.main,
+    "index": index.main,
+    "stacks": stacks.main,
 }
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ import structlog
 from hypothesis import settings
 
 from tests import loop_watch
+from tests.servers.fixtures import elasticsearch_url, mysql_url, private_server
+
+__all__ = ["elasticsearch_url", "mysql_url", "private_server"]
 
 # The same examples in every run: a change is judged by what it changed. `--hypothesis-profile=default` looks further.
 settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -19,12 +19,14 @@ class WebState:
 
     `missing` names what is still being loaded (empty: ready); `port` is the one that is bound; `loopback` tells
     whether only this machine can connect; `link_hash` is the sha256 of the sign-in link's token;
+    `notes` has a sentence for the operator under the name of a part that works but needs something done;
     `stopping` is set when streams that nobody saves are to end by themselves.
     """
 
     services: Services | None = None
     missing: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     port: int = 0
     loopback: bool = True
     link_hash: str = ""
@@ -33,7 +35,17 @@ class WebState:
 
     @property
     def ready(self) -> bool:
-        return self.services is not None and not self.missing
+        return self.services is not None and not self.lacking
+
+    @property
+    def lacking(self) -> set[str]:
+        """What is still being loaded, and which servers are away."""
+        return self.missing | self.away.keys()
+
+    @property
+    def away(self) -> dict[str, str]:
+        """Servers that cannot be used now, with the reason."""
+        return self.services.away if self.services is not None else {}
 
     def link_opens(self, token: str) -> bool:
         """Whether `token` is the one of the sign-in link (compared in constant time)."""

@@ -13,6 +13,7 @@ from api.apps.auth import WEB_DOOR, NotAuthenticated, authenticate, marked, set_
 from api.apps.context import services, web_state
 from api.apps.openapi import describe
 from api.db.services.records import DatasetRecord, Page
+from rag.core.errors import StoreUnavailable
 
 bp = Blueprint("page", __name__)
 _SHOWN_DATASETS = 100
@@ -107,12 +108,14 @@ async def _page(note: str = "") -> Response:
         datasets, total = await services().knowledgebases.list(principal, Page(size=_SHOWN_DATASETS))
     except NotAuthenticated:
         pass
+    except StoreUnavailable as error:
+        note = note or error.message
     settings = services().settings
     text = await render_template_string(
         _PAGE,
         style=_STYLE,
         ready=state.ready,
-        missing=sorted(state.missing),
+        missing=sorted(state.lacking),
         note=note,
         datasets=datasets,
         total=total,

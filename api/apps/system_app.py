@@ -1,5 +1,6 @@
 """`/v1/system` (web.md section 2), and what operators ask: `/healthz`, `/readyz`, `/metrics`."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -30,11 +31,17 @@ async def alive() -> Response:
 @public
 @describe(tag="operation")
 async def ready() -> Response:
-    """200 when everything is loaded, else 503 with what is missing."""
+    """200 when everything is loaded and every server answers, else 503 with what is missing, and why if that is known.
+
+    `status` is `starting` while something loads, `unavailable` when only servers are away. `notes` say what an
+    operator should do though all works, such as an index that lacks entries.
+    """
     state = web_state()
     if state.ready:
-        return json_response({"status": "ready"})
-    body = {"status": "starting", "missing": sorted(state.missing), "failed": state.failed}
+        notes = {part: note for part, note in state.notes.items() if note}
+        return json_response({"status": "ready"} | ({"notes": notes} if notes else {}))
+    status = "starting" if state.missing else "unavailable"
+    body = {"status": status, "missing": sorted(state.lacking), "failed": state.failed | state.away}
     return json_response(body, 503)
 
 
@@ -60,15 +67,18 @@ async def healthz() -> Response:
         "doc_engine": found.store.check,
         "storage": found.blobs.check,
     }
-    for part, check in checks.items():
+
+    async def ask(part: str) -> None:
         began = found.clock.monotonic()
         try:
-            await check()
+            await checks[part]()
             body[part] = "ok"
         except RagError as error:
             body[part] = "nok"
             elapsed = f"{(found.clock.monotonic() - began) * 1000:.1f}"
             meta[part] = {"elapsed": elapsed, "error": error.code}
+
+    await asyncio.gather(*(ask(part) for part in checks))
     body["status"] = "nok" if meta else "ok"
     return json_response(body | ({"_meta": meta} if meta else {}), 500 if meta else 200)
 

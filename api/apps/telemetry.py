@@ -1,6 +1,7 @@
 """What the web process tells Prometheus: requests by route, lag of the event loop, queue depth, memory."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 
@@ -8,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.process_collector import ProcessCollector
 
 from api.apps.context import WebState
+from rag.core.errors import StoreUnavailable
 
 _LAG_TICK_S = 0.05
 _LAG_WINDOW_S = 10.0
@@ -62,10 +64,13 @@ class Telemetry:
                 self._state.loop_lag_s, worst, window_end = worst, 0.0, now + _LAG_WINDOW_S
 
     async def render(self, depth: Callable[[], Awaitable[tuple[int, int]]]) -> bytes:
-        """The text format. `depth` gives (queued, running) tasks."""
-        queued, running = await depth()
-        self._queued.set(queued)
-        self._running.set(running)
+        """The text format. `depth` gives (queued, running) tasks; nobody knows them while the rows are away."""
+        try:
+            depths: tuple[float, float] = await depth()
+        except StoreUnavailable:
+            depths = (math.nan, math.nan)
+        self._queued.set(depths[0])
+        self._running.set(depths[1])
         self._lag.set(self._state.loop_lag_s)
         self._ready.set(int(self._state.ready))
         return generate_latest(self._registry)

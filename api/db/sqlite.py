@@ -5,9 +5,10 @@ Another backend is a second file with the same methods (`Dialect`), chosen where
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import peewee
 
@@ -17,7 +18,9 @@ from rag.core.errors import RagError, StoreError, StoreUnavailable
 
 _FULL = 2  # `synchronous`: each commit is on the disk before it returns.
 _CACHE_KIB = 4000
+_LOG_PAGES = 4000  # 16 MB. With the usual 4 MB a large document took a fifth longer: index pages went over twice.
 _KEPT_CONNECTIONS = 8  # As many as threads read rows.
+_LOCK_PAUSE_S = 0.05
 
 
 class _KeptConnections(peewee.SqliteDatabase):
@@ -27,7 +30,13 @@ class _KeptConnections(peewee.SqliteDatabase):
     def __init__(self, path: Path, *, busy_timeout_s: float) -> None:
         super().__init__(
             str(path),
-            pragmas={"synchronous": _FULL, "foreign_keys": 0, "cache_size": -_CACHE_KIB, "temp_store": 2},
+            pragmas={
+                "synchronous": _FULL,
+                "foreign_keys": 0,
+                "cache_size": -_CACHE_KIB,
+                "temp_store": 2,
+                "wal_autocheckpoint": _LOG_PAGES,
+            },
             timeout=busy_timeout_s,
             autoconnect=False,
             check_same_thread=False,
@@ -62,9 +71,12 @@ class SqliteDialect:
     """One file in WAL mode: readers never wait, writers wait for each other."""
 
     name = "SQLite"
+    version_query = "SELECT sqlite_version()"
     write_lane = Lane.ROW_WRITES
     """One thread: SQLite has one writer, and a queue in the process is fairer than its busy handler."""
 
+    skips_locked = False
+    away = False
     errors: tuple[type[Exception], ...] = (peewee.PeeweeException, sqlite3.Error)
 
     def __init__(self, path: Path, *, busy_timeout_s: float) -> None:
@@ -73,10 +85,18 @@ class SqliteDialect:
         self._anchor: sqlite3.Connection | None = None
         self._database: _KeptConnections | None = None
 
+    @contextmanager
+    def looking(self) -> Iterator[peewee.Database]:
+        """A database that cannot be written, for a look before it is opened; an empty one if there is no file."""
+        address = f"file:{quote(str(self._path))}?mode=ro" if self._path.exists() else ":memory:"
+        database = peewee.SqliteDatabase(address, uri=True, timeout=self._busy_timeout_s, autoconnect=False)
+        with database.connection_context():
+            yield database
+
     def make(self) -> peewee.Database:
         """The peewee database, not connected."""
         database = self._database = _KeptConnections(self._path, busy_timeout_s=self._busy_timeout_s)
-        # SQLite's own LOWER knows ASCII only; MySQL's knows Unicode.
+        # SQLite's own LOWER knows ASCII only; migrations fold names with it.
         database.register_function(_lower, "LOWER", 1)
         return database
 
@@ -98,6 +118,11 @@ class SqliteDialect:
             raise
         self._anchor = anchor
 
+    def probe(self, database: peewee.Database) -> None:
+        """Read from the file."""
+        with database.connection_context():
+            execute(database, "SELECT 1").fetchone()
+
     def close(self) -> None:
         if self._database is not None:
             self._database.let_go()
@@ -114,8 +139,8 @@ class SqliteDialect:
             yield
 
     @contextmanager
-    def writing(self, database: peewee.Database) -> Iterator[None]:
-        """A transaction that holds the writer lock from its first statement.
+    def writing(self, database: peewee.Database, *, locks_rows: bool = False) -> Iterator[None]:
+        """A transaction that holds the writer lock from its first statement, whatever `locks_rows`.
 
         After some errors, a full disk among them, SQLite has already rolled back by itself; the rollback that
         follows then fails and would hide the reason.
@@ -136,18 +161,33 @@ class SqliteDialect:
 
     def ddl(self, statement: str) -> str:
         """A portable schema statement (see `migrations`) in this dialect."""
-        return statement.replace("{AUTO_KEY}", "INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT")
+        spelled = statement.replace("{AUTO_KEY}", "INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT")
+        return spelled.partition(" ON ")[0] if spelled.startswith("DROP INDEX ") else spelled
 
     def table_exists(self, database: peewee.Database, table: str) -> bool:
         return bool(database.table_exists(table))
 
-    def is_lock_timeout(self, error: Exception) -> bool:
-        return "database is locked" in str(error) or "database table is locked" in str(error)
+    def migrate(
+        self, database: peewee.Database, number: int, steps: Sequence[str], *, is_missing: Callable[[], bool]
+    ) -> None:
+        """Apply a migration in one transaction, unless another process was faster."""
+        with self.writing(database):
+            if is_missing():
+                for step in steps:
+                    execute(database, self.ddl(step))
+
+    def retry_pause(self, error: Exception, attempt: int) -> float | None:
+        """How long to wait before a write that failed is run again; None if it is not."""
+        return _LOCK_PAUSE_S if _is_locked(error) else None
+
+    def is_lost(self, error: Exception) -> bool:
+        """Whether only this connection ended: a file has no such errors."""
+        return False
 
     def translate(self, error: Exception) -> RagError:
         """The error of ours for a database error that no service handled."""
         text = str(error)
-        if self.is_lock_timeout(error):
+        if _is_locked(error):
             return StoreUnavailable(f"The rows file was locked for more than {self._busy_timeout_s:g} s. Try again.")
         if "is full" in text or "disk I/O error" in text:
             return StoreUnavailable(f"The rows file cannot be written ({text}). Free some space and try again.")
@@ -165,6 +205,10 @@ class SqliteDialect:
 
 def _lower(text: str | None) -> str | None:
     return None if text is None else str(text).casefold()
+
+
+def _is_locked(error: Exception) -> bool:
+    return "database is locked" in str(error) or "database table is locked" in str(error)
 
 
 def _first(error: BaseException) -> BaseException:

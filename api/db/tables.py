@@ -143,7 +143,10 @@ class Dataset(Timed):
 
 
 class Document(Timed):
-    """`live_version` names the version whose chunks are readable; null before the first ingestion ended."""
+    """`live_version` names the version whose chunks are readable; null before the first ingestion ended.
+
+    `name_fold` is the name case folded: searches by words look there.
+    """
 
     id = _id(primary_key=True)
     dataset_id = _id(index=True)
@@ -169,6 +172,7 @@ class Document(Timed):
     meta_fields = JsonField()
     enabled = BooleanField(default=True)
     live_version = _id(null=True)
+    name_fold = CharField(max_length=512, default="")
 
     class Meta:
         indexes = (
@@ -212,7 +216,7 @@ class Chunk(Row):
 
     class Meta:
         primary_key = CompositeKey("version_id", "chunk_id")
-        indexes = ((("document_id", "version_id", "ordinal"), False), (("chunk_id",), False))
+        indexes = ((("document_id", "version_id", "ordinal"), False),)
 
 
 class Task(Timed):
@@ -245,13 +249,56 @@ class Task(Timed):
 
 
 class Outbox(Row):
-    """Index changes outside ingestion, written with the row they follow; the index catches up from here."""
+    """Index changes outside ingestion, written with the row they follow; the index catches up from here.
+
+    One that failed is tried again from `not_before` on.
+    """
 
     id = AutoField()
     place = CharField(max_length=96)
     action = CharField(max_length=32)
     payload = JsonField()
     create_time = BigIntegerField()
+    attempts = IntegerField(default=0)
+    not_before = BigIntegerField(default=0)
+
+
+class IndexRebuild(Timed):
+    """A place whose entries are made again from the rows, in a new place beside it.
+
+    `state`: filling; closing (no ingestion into the old place begins any more); dropping (the datasets have moved,
+    the old place goes at `drop_at`). `made_for` names the index and the revision of the entries in the new place.
+    The claim is the pair (lease_owner, lease_until).
+    """
+
+    id = _id(primary_key=True)
+    tenant_id = _id(index=True)
+    old_place = CharField(max_length=96)
+    new_place = CharField(max_length=96)
+    embedding_model = CharField(max_length=255)
+    dim = IntegerField()
+    made_for = CharField(max_length=255)
+    state = CharField(max_length=16)
+    lease_owner = CharField(max_length=64, null=True)
+    lease_until = BigIntegerField(default=0)
+    drop_at = BigIntegerField(default=0)
+
+
+class RebuiltVersion(Row):
+    """How far a version's chunks are in the new place: all up to `chunk_cursor`, `chunks` of them.
+
+    `state`: filling, filled, stale (the rows changed since: all its entries are made again).
+    """
+
+    rebuild_id = _id()
+    version_id = _id()
+    document_id = _id(index=True)
+    chunk_cursor = CharField(max_length=16, default="")
+    chunks = IntegerField(default=0)
+    state = CharField(max_length=16)
+
+    class Meta:
+        primary_key = CompositeKey("rebuild_id", "version_id")
 
 
 class BlobGarbage(Row):
@@ -353,6 +400,8 @@ ALL_TABLES: tuple[type[Row], ...] = (
     Chunk,
     Task,
     Outbox,
+    IndexRebuild,
+    RebuiltVersion,
     BlobGarbage,
     Dialog,
     Conversation,

@@ -24,6 +24,7 @@ class Lane(Enum):
 
     ROWS = ("rows", 8)
     ROW_WRITES = ("row-writes", 1)
+    SERVER_WRITES = ("server-writes", 4)
     INDEX = ("index", 4)
     FILES = ("files", 4)
     MODEL = ("model", 4)

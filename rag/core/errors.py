@@ -8,6 +8,7 @@
     |- LimitExceeded       a size, count, rate or budget was reached
     |- StoreError          an index, row, file or queue backend failed
     |  |- StoreUnavailable    no reply in time, connection lost, disk full
+    |     |- OutcomeUnknown      the connection was lost while a change was stored: it may have been
     |- ModelError          a model call failed
     |  |- ModelTimeout        first token, next token or the whole took too long
     |  |- ModelRefused        the provider refused (key, quota, policy, unknown model)
@@ -75,6 +76,10 @@ class StoreError(RagError):
 class StoreUnavailable(StoreError):
     code = "store_unavailable"
     retryable = True
+
+
+class OutcomeUnknown(StoreUnavailable):
+    """The change may be there already: who repeats the call must be able to tell."""
 
 
 class ModelError(RagError):

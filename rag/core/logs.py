@@ -33,3 +33,5 @@ def configure(settings: LogSettings) -> None:
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format="%(asctime)s [%(levelname)-8s] %(name)s %(message)s"
     )
+    # It tells of each attempt with a traceback, and its caller of the failure in one line.
+    logging.getLogger("elastic_transport").setLevel(logging.ERROR)

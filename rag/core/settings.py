@@ -9,10 +9,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 import yaml
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from rag.core.errors import InvalidInput
 
@@ -104,7 +105,104 @@ class ModelSettings(Area):
 
 
 class RowsSettings(Area):
-    busy_timeout_s: float = Field(10.0, ge=0.1, description="Seconds to wait for SQLite's writer lock.")
+    """Where the rows live. A password in `url` moves to `password`: the address can be shown."""
+
+    url: str = Field(
+        "", description="`mysql://user@host:3306/database` for MySQL or MariaDB; empty: SQLite in the data folder."
+    )
+    password: SecretStr | None = Field(None, description="Password of the user in `url`; shown by nothing.")
+    tls_ca: str = Field(
+        "",
+        description="File of the authority that signed the server's certificate: TLS with a check of the host, always. "
+        "Empty: encrypted if the server can, without a check.",
+    )
+    pool: int = Field(16, ge=1, le=256, description="Most connections that one process keeps to a server.")
+    connect_timeout_s: float = Field(3.0, ge=0.1, le=60, description="Seconds for a server to accept a connection.")
+    busy_timeout_s: float = Field(10.0, ge=0.1, description="Seconds to wait for other writers.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _part_password(cls, data: Any) -> Any:
+        """Check the address, and take the password out of it."""
+        if not isinstance(data, Mapping) or not data.get("url"):
+            return data
+        parts = _split_url(str(data["url"]), ("mysql",))
+        if not parts.username or len(parts.path) < 2 or "/" in parts.path[1:] or parts.query or parts.fragment:
+            raise ValueError("write it like mysql://user@host:3306/database")
+        return _without_password(data, [parts])
+
+
+class IndexSettings(Area):
+    """Where the search index lives. A user and a password in `url` move to fields of their own."""
+
+    url: str = Field(
+        "",
+        description="`http(s)://host:9200` of Elasticsearch 8, several with commas; empty: LanceDB in the data folder.",
+    )
+    user: str = Field("", description="User name for Elasticsearch; empty: no login, or `api_key`.")
+    password: SecretStr | None = Field(None, description="Password of `user`; shown by nothing.")
+    api_key: SecretStr | None = Field(
+        None, description="API key for Elasticsearch, instead of a user; shown by nothing."
+    )
+    tls_ca: str = Field(
+        "", description="File of the authority that signed the server's certificate; empty: the system's."
+    )
+    prefix: str = Field(
+        "parley",
+        pattern=r"^[a-z][a-z0-9_-]{0,62}$",
+        description="Start of the name of every index, so that several installations can share a server.",
+    )
+    timeout_s: float = Field(4.0, ge=0.1, le=600, description="Seconds to wait for Elasticsearch's reply.")
+    shards: int = Field(1, ge=1, le=1024, description="Parts of each new index.")
+    replicas: int = Field(0, ge=0, le=16, description="Copies of each part on further nodes; 0 suits a single node.")
+    pooled: bool = Field(
+        False,
+        description="Whether all new places share one index; word statistics are then those of all tenants together.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _part_login(cls, data: Any) -> Any:
+        """Check the addresses, and take user and password out of them."""
+        if not isinstance(data, Mapping) or not data.get("url"):
+            return data
+        parts = [_split_url(one.strip(), ("http", "https")) for one in str(data["url"]).split(",")]
+        if any(one.query or one.fragment for one in parts):
+            raise ValueError("write it like https://host:9200, several with commas")
+        users = [unquote(one.username) for one in parts if one.username]
+        return _without_password({"user": users[0], **data} if users else data, parts, keep_user=False)
+
+    @model_validator(mode="after")
+    def _one_login(self) -> "IndexSettings":
+        if self.api_key is not None and (self.user or self.password is not None):
+            raise ValueError("give either api_key or user and password")
+        return self
+
+
+def _split_url(text: str, schemes: tuple[str, ...]) -> SplitResult:
+    """The parts of an address. Errors do not repeat it: there may be a password in it."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueError("the address or its port cannot be read") from None
+    if parts.scheme not in schemes or not parts.hostname or port == 0:
+        raise ValueError(f"the address must start with {' or '.join(f'{one}://' for one in schemes)} and name a host")
+    return parts
+
+
+def _without_password(data: Mapping[str, Any], parts: list[SplitResult], *, keep_user: bool = True) -> dict[str, Any]:
+    """`data` with what was before the `@` of its addresses as fields of their own; a field that is given wins."""
+    passwords = [unquote(one.password) for one in parts if one.password]
+    bare = []
+    for one in parts:
+        login, _, host = one.netloc.rpartition("@")
+        user = login.partition(":")[0]
+        bare.append(urlunsplit(one._replace(netloc=f"{user}@{host}" if keep_user and user else host)))
+    given = dict(data) | {"url": ",".join(bare)}
+    if passwords and given.get("password") is None:
+        given["password"] = passwords[0]
+    return given
 
 
 class LogSettings(Area):
@@ -132,6 +230,7 @@ class Settings(Area):
     dialog: DialogSettings = Field(default_factory=DialogSettings)
     models: ModelSettings = Field(default_factory=ModelSettings)
     rows: RowsSettings = Field(default_factory=RowsSettings)
+    index: IndexSettings = Field(default_factory=IndexSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     providers: ProviderKeys = Field(default_factory=ProviderKeys)
 

@@ -6,17 +6,19 @@ thousands of small ones cost few calls.
 
 import asyncio
 import inspect
+import itertools
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
+import structlog
 
 from rag.core.blocking import Lane, run_in
 from rag.core.clock import Clock
-from rag.core.errors import ModelBadOutput, RagError
-from rag.core.types import ChunkText
+from rag.core.errors import ModelBadOutput, RagError, StoreUnavailable
+from rag.core.types import ChunkText, Matrix
 from rag.ingest.base import Ended, Job, Sink, TaskLost
 from rag.llm.base import Embedded, Embedder
 from rag.store.base import Entry, Place, SearchStore
@@ -24,6 +26,16 @@ from rag.store.base import Entry, Place, SearchStore
 EMBED_AT_ONCE = 16
 """Texts of one embedding call: less than a second of work for long ones, so that progress moves, a stop is heeded, and
 all lanes end together: the last call of the last document keeps one core alone."""
+
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 4.0
+_ONE_BY_ONE_AFTER = 3
+"""Repeats of a write after which its documents are tried one by one: it may be one of them alone that cannot be
+written."""
+_FAILURES_IN_A_ROW = 2
+"""Documents tried one by one that fail before the server counts as away, each after its deadline."""
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +78,21 @@ class EmbedGroup:
             self._running.add(task)
             task.add_done_callback(self._running.discard)
         return request.result
+
+    async def encode(self, texts: Sequence[str]) -> Matrix:
+        """The vectors of any number of texts, on all lanes.
+
+        Raises:
+            ModelError: the model failed, or its answer has the wrong shape.
+        """
+        parts = [self.submit(texts[start : start + self._at_once]) for start in range(0, len(texts), self._at_once)]
+        try:
+            rows = [(await part).vectors for part in parts]
+        finally:
+            for part in parts:
+                part.cancel()
+        joined: Matrix = np.concatenate(rows) if rows else np.zeros((0, self.dim), dtype=np.float32)
+        return joined
 
     async def _work(self) -> None:
         while batch := self._take():
@@ -121,15 +148,27 @@ def _shares(embedded: Embedded, batch: Sequence[_Texts]) -> Iterator[Embedded]:
         start, counted = end, until
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Write:
     job: Job
     chunks: tuple[ChunkText, ...]
     entries: tuple[Entry, ...]
     after: "tuple[asyncio.Future[None], ...]"
     end: Callable[[], Ended] | None
+    tell: Callable[[str], None] | None
     queued_at: float
     done: "asyncio.Future[None]"
+    ended: Ended | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return not self.done.done()
+
+    def ending(self) -> Ended | None:
+        """What `end` gave the first time: it tells the document's progress."""
+        if self.ended is None and self.end is not None:
+            self.ended = self.end()
+        return self.ended
 
 
 class WriteGroup:
@@ -137,16 +176,29 @@ class WriteGroup:
 
     A write happens when `max_chunks` wait, when the oldest has waited `max_wait_s`, or at once when no document is
     on its way here.
+
+    Args:
+        patient: Whether a write that finds rows or index away is repeated until they are back. Each step of a write
+            can be repeated, and what was parsed and embedded for it is not lost meanwhile. A document that cannot be
+            written while others can be is not waited for: it fails with StoreUnavailable.
     """
 
     def __init__(
-        self, sink: Sink, store: SearchStore, clock: Clock, *, max_chunks: int = 500, max_wait_s: float = 1.0
+        self,
+        sink: Sink,
+        store: SearchStore,
+        clock: Clock,
+        *,
+        max_chunks: int = 500,
+        max_wait_s: float = 1.0,
+        patient: bool = False,
     ) -> None:
         self._sink = sink
         self._store = store
         self._clock = clock
         self._max_chunks = max_chunks
         self._max_wait_s = max_wait_s
+        self._patient = patient
         self._waiting: deque[_Write] = deque()
         self._chunks_waiting = 0
         self._upstream = 0
@@ -177,19 +229,21 @@ class WriteGroup:
         *,
         after: "Sequence[asyncio.Future[None]]" = (),
         end: Callable[[], Ended] | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> "asyncio.Future[None]":
         """Queue a part of a document and return the future of its write.
 
         Args:
             after: Futures of the document's earlier parts; if one failed, this part is not written.
             end: Given with the last part: called when all parts are in the index, and the task ends with it.
+            tell: Called with the reason, once, when a patient write has to wait.
 
         The future raises:
             TaskLost: the task is no longer this worker's.
             StoreError: rows or index could not be written.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        item = _Write(job, tuple(chunks), tuple(entries), tuple(after), end, self._clock.monotonic(), done)
+        item = _Write(job, tuple(chunks), tuple(entries), tuple(after), end, tell, self._clock.monotonic(), done)
         self._waiting.append(item)
         self._chunks_waiting += len(item.chunks)
         self._wake.set()
@@ -201,12 +255,11 @@ class WriteGroup:
         while self._waiting:
             await self._gathered()
             batch = self._take()
-            (outcome,) = await asyncio.gather(self._flush(batch), return_exceptions=True)
-            for item in batch:
-                if isinstance(outcome, BaseException):
-                    _fail(item.done, outcome)
-                elif not item.done.done():
-                    item.done.set_result(None)
+            (outcome,) = await asyncio.gather(self._flush_patiently(batch), return_exceptions=True)
+            if isinstance(outcome, BaseException):
+                _fail_all(batch, outcome)
+            else:
+                _succeed_all(batch)
 
     async def _gathered(self) -> None:
         deadline = self._waiting[0].queued_at + self._max_wait_s
@@ -240,6 +293,29 @@ class WriteGroup:
             size += len(item.chunks)
         return batch
 
+    async def _flush_patiently(self, batch: list[_Write]) -> None:
+        """Write all of `batch`, to which others that wait are added when it cannot be written for a while."""
+        pause_s = _FIRST_PAUSE_S
+        told: set[Callable[[str], None]] = set()
+        for repeats in itertools.count():
+            try:
+                if repeats < _ONE_BY_ONE_AFTER:
+                    await self._flush([item for item in batch if item.is_open])
+                else:
+                    batch += self._take()
+                    await self._write_one_by_one([item for item in batch if item.is_open], first=repeats)
+                return
+            except StoreUnavailable as error:
+                if not self._patient:
+                    raise
+                waiting = [item for item in batch if item.is_open]
+                log.warning("write_waits", chunks=sum(len(item.chunks) for item in waiting), reason=error.message)
+                for tell in {item.tell for item in waiting if item.tell is not None} - told:
+                    tell(f"[WARN]{error.message} What is ready is kept and written as soon as that works.")
+                    told.add(tell)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
     async def _flush(self, batch: list[_Write]) -> None:
         """Write `batch`; when the backend refuses a mixed batch for good, each document is tried by itself."""
         if not batch:
@@ -250,13 +326,47 @@ class WriteGroup:
             jobs = dict.fromkeys(item.job.task_id for item in batch)
             if error.retryable or len(jobs) == 1:
                 raise
-            for task_id in jobs:
-                own = [item for item in batch if item.job.task_id == task_id]
-                try:
-                    await self._write(own)
-                except RagError as own_error:
-                    for item in own:
-                        _fail(item.done, own_error)
+            await self._write_one_by_one(batch)
+
+    async def _write_one_by_one(self, batch: list[_Write], *, first: int = 0) -> None:
+        """Write each document of `batch` by itself. One that is refused fails, and so does one that finds the backend
+        away while another does not.
+
+        Args:
+            first: Which document is the first to be tried, counted round and round.
+        Raises:
+            StoreUnavailable: documents are left that found the backend away.
+        """
+        documents: dict[str, list[_Write]] = {}
+        for item in batch:
+            documents.setdefault(item.job.task_id, []).append(item)
+        found_away: list[tuple[list[_Write], StoreUnavailable]] = []
+        order = list(documents.values())
+        start = first % len(order) if order else 0
+        for own in order[start:] + order[:start]:
+            try:
+                await self._write(own)
+            except StoreUnavailable as error:
+                found_away.append((own, error))
+                if len(found_away) >= _FAILURES_IN_A_ROW:
+                    break
+            except RagError as error:
+                _fail_all(own, error)
+            else:
+                _succeed_all(own)
+                # It is there, or there again: what fails now does so by itself.
+                while found_away:
+                    await self._write_or_fail(found_away.pop()[0])
+        if found_away:
+            raise found_away[0][1]
+
+    async def _write_or_fail(self, own: list[_Write]) -> None:
+        try:
+            await self._write(own)
+        except RagError as error:
+            _fail_all(own, error)
+        else:
+            _succeed_all(own)
 
     async def _write(self, batch: list[_Write]) -> None:
         lost = await self._sink.write_chunks([(item.job, item.chunks) for item in batch])
@@ -264,16 +374,29 @@ class WriteGroup:
         places: dict[Place, list[Entry]] = {}
         for item in kept:
             places.setdefault(item.job.place, []).extend(item.entries)
+        # A version that goes live must be found from then on, with all of its parts; the others may wait.
+        goes_live = {item.job.place for item in kept if item.end is not None}
         for place, entries in places.items():
-            if entries:
-                await self._store.upsert(place, entries)
+            if entries or place in goes_live:
+                await self._store.upsert(place, entries, visible=place in goes_live)
                 self._grown[place] += len(entries)
-        ended = [item.end() for item in kept if item.end is not None]
+        ended = [ending for item in kept if (ending := item.ending()) is not None]
         if ended:
             lost |= await self._sink.finish(ended)
         for item in batch:
             if item.job.task_id in lost:
                 _fail(item.done, TaskLost(f"The task {item.job.task_id!r} is no longer this worker's."))
+
+
+def _succeed_all(items: Iterable[_Write]) -> None:
+    for item in items:
+        if item.is_open:
+            item.done.set_result(None)
+
+
+def _fail_all(items: Iterable[_Write], error: BaseException) -> None:
+    for item in items:
+        _fail(item.done, error)
 
 
 def _fail(future: "asyncio.Future[Embedded] | asyncio.Future[None]", error: BaseException) -> None:

@@ -13,14 +13,13 @@ from rag.core.blocking import Lane, run_in
 from rag.core.clock import Clock, now_ms
 from rag.core.errors import EmptyDocument, IngestError, LimitExceeded, NotFound, ParserDied, Unsupported
 from rag.core.ids import chunk_id
-from rag.core.types import ChunkDraft, ChunkText, Matrix, ParsedDocument
+from rag.core.types import ChunkDraft, ChunkText, ParsedDocument
 from rag.ingest.base import DocumentParser, Ended, Job, Sink
+from rag.ingest.entries import Prepared, entry_of, prepare
 from rag.ingest.grouping import EMBED_AT_ONCE, EmbedGroup, WriteGroup
-from rag.ingest.index_text import index_text
 from rag.ingest.progress import Track
 from rag.llm.base import Embedded
-from rag.nlp.analysis import analyse
-from rag.store.base import Entry, EntryKey, SearchStore, Selector
+from rag.store.base import SearchStore, Selector
 
 PARSER_DEATHS = 2
 """A file that has killed this many parsers is given up."""
@@ -31,15 +30,6 @@ _REFUSED_KINDS = {
     "visual": "Images and videos cannot be read yet; upload a document with text.",
     "aural": "Sound files cannot be read yet; upload a document with text.",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A chunk, the text that stands for it in the index, and that text's tokens joined by spaces."""
-
-    chunk: ChunkText
-    text: str
-    tokens: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,8 +136,7 @@ class Pipeline:
             key = chunk_id(content, job.document_id)
             if content.strip() and key not in chunks:
                 chunk = _chunk_of(job, draft, key=key, content=content, ordinal=len(chunks), created=created)
-                text = index_text(job.name, chunk.heading_path, content)
-                chunks[key] = Prepared(chunk, text, " ".join(analyse(text)))
+                chunks[key] = prepare(chunk)
         return list(chunks.values())
 
     async def _embed(
@@ -179,10 +168,12 @@ class Pipeline:
                 if last:
                     track.say(f"Embedding chunks ({track.stage_s():.2f}s)")
                     track.enter("indexing")
-                entries = [_entry(job, p, embedded.vectors[i]) for i, p in enumerate(part)]
+                entries = [entry_of(p, embedded.vectors[i]) for i, p in enumerate(part)]
                 chunks = [p.chunk for p in part]
                 writes.append(
-                    self._with.writes.submit(job, chunks, entries, after=tuple(writes), end=end if last else None)
+                    self._with.writes.submit(
+                        job, chunks, entries, after=tuple(writes), end=end if last else None, tell=track.say
+                    )
                 )
                 _raise_first_failure(writes)
         except BaseException:
@@ -221,11 +212,6 @@ def _chunk_of(job: Job, draft: ChunkDraft, *, key: str, content: str, ordinal: i
         kind=draft.kind,
         create_time=created,
     )
-
-
-def _entry(job: Job, prepared: Prepared, vector: Matrix) -> Entry:
-    key = EntryKey(document_id=job.document_id, version_id=job.version_id, chunk_id=prepared.chunk.chunk_id)
-    return Entry(key=key, dataset_id=job.dataset_id, tokens=prepared.tokens, vector=vector, available=job.available)
 
 
 def _storable(text: str) -> str:

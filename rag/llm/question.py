@@ -41,7 +41,9 @@ ALSO_CALLED: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = tuple(
 _LETTER = re.compile(r"[^\W\d_]")
 _WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 YEAR_TERM = re.compile(r"fy(?:\d{2}|\d{4})")
-_ASKING = re.compile(r"[^.?!。？！]*(?:\.(?=\w)[^.?!。？！]*)*[?？]")
+# Begins where a clause can begin and nowhere else: tried from each letter of a long text, it took minutes.
+_ASKING = re.compile(r"(?:^|(?<=[?!。？！])|(?<=\.)(?!\w))[^.?!。？！]*+(?:\.(?=\w)[^.?!。？！]*+)*+[?？]")
+_LONGEST_CLAUSE = 2000
 NUMBER_ASKED = re.compile(
     r"\bhow (?:much|many|long|old|far|large|big|high|often)\b|\b(?:amount|ratio|rate|percent(?:age)?|number|total|"
     r"margin|cost|price|value|size|population|pay|paid|spend|spent|revenues?|income|earnings|expenditures?|sales)\b|多少|几|多大|多长",
@@ -63,14 +65,15 @@ WHO_ASKED = re.compile(r"\bwho(?:m|se)?\b|谁", re.IGNORECASE)
 
 def search_text(question: str) -> str:
     """The question, with the names that reports have for what it asks for."""
-    names = [first for pattern, (first, *_) in ALSO_CALLED if pattern.search(focus_of(question))]
+    focus = focus_of(question)
+    names = [first for pattern, (first, *_) in ALSO_CALLED if pattern.search(focus)]
     return " ".join((question, *names))
 
 
 def focus_of(question: str) -> str:
     """The part that asks, without the instructions around it: the last clause with a question mark, else all."""
     asking = _ASKING.findall(question)
-    if not asking:
+    if not asking or len(asking[-1]) > _LONGEST_CLAUSE:
         return question
     clause = _LEADING.sub("", str(asking[-1]).rpartition(": ")[2].strip())
     return clause if len(clause) > 12 or _WIDE.search(clause) else question

@@ -81,11 +81,12 @@ def lifted_by_document(fused: Scores, documents: Sequence[str]) -> Scores:
     shares = fused / best
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
+    values = shares.tolist()
     for index in np.argsort(-shares, kind="stable").tolist():
         document = documents[index]
-        counts[document] = counts.get(document, 0) + 1
-        if counts[document] <= DOCUMENT_CHUNKS:
-            sums[document] = sums.get(document, 0.0) + max(float(shares[index]), 0.0)
+        count = counts[document] = counts.get(document, 0) + 1
+        if count <= DOCUMENT_CHUNKS:
+            sums[document] = sums.get(document, 0.0) + max(values[index], 0.0)
     most = max(sums.values())
     lift = np.array([sums[document] for document in documents], dtype=np.float32)
     return np.asarray(shares + DOCUMENT_SHARE * lift / most, dtype=np.float32)

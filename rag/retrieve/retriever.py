@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rag.core.blocking import Lane, run_in
 from rag.core.clock import Clock
@@ -17,7 +18,7 @@ from rag.core.types import ChunkText, Hit, Retrieved, Vector
 from rag.nlp.analysis import MAX_QUERY_TERMS, query_terms
 from rag.nlp.fusion import DEFAULT_WEIGHT, FUSIONS, Lists, absolute_similarity
 from rag.nlp.statistics import SampleStatistics, Scores, coverage
-from rag.store.base import Candidate, Candidates, EntryKey, Filter, Place, SearchQuery, SearchStore
+from rag.store.base import Candidates, EntryKey, Filter, Place, SearchQuery, SearchStore, View
 
 EmbedQuestion = Callable[[str], Awaitable[Vector]]
 
@@ -39,11 +40,14 @@ class ChunkSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Ranked:
-    candidate: Candidate
-    similarity: float
-    covered: float
-    fused: float
+class _Ranking:
+    """All candidates with their scores, and the indices of those above the threshold, best first."""
+
+    found: Candidates
+    order: list[int]
+    similarity: Scores
+    covered: Scores
+    fused: Scores
 
 
 @dataclass(slots=True)
@@ -71,6 +75,7 @@ class Retriever:
         question: str,
         dataset_ids: tuple[str, ...],
         document_ids: tuple[str, ...] | None = None,
+        without_versions: tuple[str, ...] | None = None,
         page: int = 1,
         page_size: int = 30,
         threshold: float = 0.2,
@@ -85,6 +90,7 @@ class Retriever:
             place: Holds all of `dataset_ids`.
             embed: The embedding model of these datasets: a unit vector of `place.dim` numbers.
             document_ids: Only these documents; None for all of them, () for none.
+            without_versions: What `ChunkSource.hidden_versions` said a moment ago; None asks it now.
             page: From 1.
             threshold: Least `similarity` (see `rag.nlp.fusion.absolute_similarity`).
             weight: Of the cosine in `similarity`; scales the two lists against the default of .3.
@@ -100,76 +106,90 @@ class Retriever:
         if not question.strip() or not dataset_ids or document_ids == ():
             return Retrieved(hits=(), total=0)
         watch = _Watch(self._clock)
-        hidden, vector = await asyncio.gather(self._chunks.hidden_versions(place.name), embed(question))
+        view, vector = await asyncio.gather(self._store.view(place), embed(question))
         watch.lap("embed")
         statistics = await self._statistics(place, dataset_ids)
         terms, weights = _weighty(query_terms(question), statistics)
         watch.lap("statistics")
-        query = SearchQuery(
-            filter=Filter(dataset_ids=dataset_ids, document_ids=document_ids, without_versions=hidden),
-            terms=terms,
-            vector=vector if vector.any() else None,
-            limit=max(1, min(top_k, self._settings.candidates)),
-        )
-        found = await self._store.search(place, query)
-        watch.lap("search")
-        ranked = self._rank(found, query, statistics, weights, weight)
-        ranked = [hit for hit in ranked if hit.similarity >= threshold]
-        watch.lap("fuse")
-        hits, total = await self._page(ranked, page, page_size)
+
+        async def ranked(hidden: tuple[str, ...], view: View | None) -> _Ranking:
+            query = SearchQuery(
+                filter=Filter(dataset_ids=dataset_ids, document_ids=document_ids, without_versions=hidden),
+                terms=terms,
+                vector=vector if vector.any() else None,
+                limit=max(1, min(top_k, self._settings.candidates)),
+            )
+            found = view.search(query) if view else await self._store.search(place, query)
+            watch.lap("search")
+            ranking = self._rank(found, query, statistics, weights, weight=weight, threshold=threshold)
+            watch.lap("fuse")
+            return ranking
+
+        if without_versions is None:
+            without_versions = await self._chunks.hidden_versions(place.name)
+        ranking = await ranked(without_versions, view)
+        hits, total = await self._page(ranking, page, page_size)
+        if total < len(ranking.order) and (now := await self._chunks.hidden_versions(place.name)) != without_versions:
+            # A document has just changed to a new version, which this search was told to leave out; the view may be
+            # older than that version's last entries.
+            hits, total = await self._page(await ranked(now, None), page, page_size)
         watch.lap("texts")
         return Retrieved(hits=hits, total=total, timings_ms=watch.timings())
 
     def _rank(
-        self, found: Candidates, query: SearchQuery, statistics: SampleStatistics, weights: Scores, weight: float
-    ) -> list[_Ranked]:
-        candidates = found.candidates
-        if not candidates:
-            return []
-        cosines = np.array([c.cosine for c in candidates], dtype=np.float32)
-        bm25 = np.array([c.bm25 for c in candidates], dtype=np.float32)
+        self,
+        found: Candidates,
+        query: SearchQuery,
+        statistics: SampleStatistics,
+        weights: Scores,
+        *,
+        weight: float,
+        threshold: float,
+    ) -> _Ranking:
+        keys = found.keys
+        if not keys:
+            nothing = np.zeros(0, dtype=np.float32)
+            return _Ranking(found, [], nothing, nothing, nothing)
         covered = coverage(weights, found.held)
-        similarity = absolute_similarity(cosines, covered, weight)
+        similarity = absolute_similarity(found.cosines, covered, weight)
         fused = FUSIONS[self._settings.fusion](
             Lists(
-                cosines=cosines,
-                bm25=bm25,
+                cosines=found.cosines,
+                bm25=found.bm25,
                 lexical=found.lexical,
                 vector=found.vector,
                 vector_spread=statistics.vector_spread(query.vector),
                 lexical_spread=statistics.lexical_spread(query.terms, weights),
                 weight=weight,
-                documents=tuple(c.key.document_id for c in candidates),
+                documents=tuple([key.document_id for key in keys]),
             )
         )
-        ranks, closeness = fused.tolist(), similarity.tolist()
-        order = sorted(
-            range(len(candidates)),
-            key=lambda i: (-ranks[i], -closeness[i], candidates[i].key.document_id, candidates[i].key.chunk_id),
-        )
-        return [_Ranked(candidates[i], float(similarity[i]), float(covered[i]), float(fused[i])) for i in order]
+        above = np.flatnonzero(similarity.astype(np.float64) >= threshold)
+        order = above[_best_first(fused[above], similarity[above], [keys[i] for i in above.tolist()])]
+        return _Ranking(found, order.tolist(), similarity, covered, fused)
 
-    async def _page(self, ranked: list[_Ranked], page: int, page_size: int) -> tuple[tuple[Hit, ...], int]:
+    async def _page(self, ranking: _Ranking, page: int, page_size: int) -> tuple[tuple[Hit, ...], int]:
         """The texts of one page. A chunk whose version died since the search is left out as if never found."""
         start, end = max(page - 1, 0) * max(page_size, 0), max(page, 0) * max(page_size, 0)
-        texts = await self._texts(ranked[start:end])
-        if len(texts) < len(ranked[start:end]):
-            texts = await self._texts(ranked)
-            ranked = [hit for hit in ranked if hit.candidate.key in texts]
+        keys, order = ranking.found.keys, ranking.order
+        texts = await self._texts(ranking, order[start:end])
+        if len(texts) < len(order[start:end]):
+            texts = await self._texts(ranking, order)
+            order = [index for index in order if keys[index] in texts]
         return tuple(
             Hit(
-                chunk=texts[hit.candidate.key],
+                chunk=texts[keys[index]],
                 rank=rank,
-                similarity=hit.similarity,
-                vector_similarity=hit.candidate.cosine,
-                term_similarity=hit.covered,
-                fused=hit.fused,
+                similarity=float(ranking.similarity[index]),
+                vector_similarity=float(ranking.found.cosines[index]),
+                term_similarity=float(ranking.covered[index]),
+                fused=float(ranking.fused[index]),
             )
-            for rank, hit in enumerate(ranked[start:end], start + 1)
-        ), len(ranked)
+            for rank, index in enumerate(order[start:end], start + 1)
+        ), len(order)
 
-    async def _texts(self, ranked: list[_Ranked]) -> dict[EntryKey, ChunkText]:
-        return await self._chunks.texts([hit.candidate.key for hit in ranked]) if ranked else {}
+    async def _texts(self, ranking: _Ranking, order: list[int]) -> dict[EntryKey, ChunkText]:
+        return await self._chunks.texts([ranking.found.keys[index] for index in order]) if order else {}
 
     async def _statistics(self, place: Place, dataset_ids: tuple[str, ...]) -> SampleStatistics:
         """Those of these datasets. Old ones are used while new ones are read, unless they are of a small or empty
@@ -212,12 +232,28 @@ class _Watch:
 
     def lap(self, stage: str) -> None:
         now = self._clock.monotonic()
-        self._laps[stage] = (now - self._last) * 1000
+        self._laps[stage] = self._laps.get(stage, 0.0) + (now - self._last) * 1000
         self._last = now
 
     def timings(self) -> dict[str, float]:
         """Each stage, and the `total` so far."""
         return {**self._laps, "total": (self._last - self._began) * 1000}
+
+
+def _best_first(fused: Scores, similarity: Scores, keys: Sequence[EntryKey]) -> NDArray[np.int64]:
+    """Indices by `fused`, then `similarity`, descending; those that are equal in both by their keys, ascending.
+
+    Equal scores are rare, so keys, which only Python can compare, are looked at where they decide.
+    """
+    order = np.lexsort((-similarity, -fused))
+    tied = (np.diff(fused[order]) == 0) & (np.diff(similarity[order]) == 0)
+    if tied.any():
+        ranks, closeness = fused.tolist(), similarity.tolist()
+        by_key = sorted(
+            range(len(keys)), key=lambda i: (-ranks[i], -closeness[i], keys[i].document_id, keys[i].chunk_id)
+        )
+        order = np.array(by_key, dtype=np.int64)
+    return order
 
 
 def _weighty(terms: tuple[str, ...], statistics: SampleStatistics) -> tuple[tuple[str, ...], Scores]:

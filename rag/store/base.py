@@ -5,7 +5,7 @@ do not mix. Text is analysed once, in `rag/nlp/analysis.py`; a store gets and re
 single spaces and splits them at white space only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -71,20 +71,46 @@ class Candidate:
     for every candidate when the query has a vector (also for those only found by words)."""
 
     key: EntryKey
-    dataset_id: str
     bm25: float
     cosine: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Candidates:
-    """Both lists as indices into `candidates`, best first. `held` says which of the query's terms each candidate
-    holds: shape (len(candidates), len(query.terms))."""
+    """Both lists as indices into the columns `keys`, `bm25` and `cosines` (float32, see `Candidate`), best first.
 
-    candidates: tuple[Candidate, ...]
+    `held` says which of the query's terms each candidate holds: shape (len(keys), len(query.terms)).
+    """
+
+    keys: tuple[EntryKey, ...]
+    bm25: NDArray[np.float32]
+    cosines: NDArray[np.float32]
     lexical: tuple[int, ...]
     vector: tuple[int, ...]
     held: NDArray[np.bool_]
+
+    @classmethod
+    def of(
+        cls, candidates: Sequence[Candidate], *, lexical: Iterable[int], vector: Iterable[int], held: NDArray[np.bool_]
+    ) -> "Candidates":
+        """The columns of `candidates`."""
+        return cls(
+            keys=tuple(candidate.key for candidate in candidates),
+            bm25=np.array([candidate.bm25 for candidate in candidates], dtype=np.float32),
+            cosines=np.array([candidate.cosine for candidate in candidates], dtype=np.float32),
+            lexical=tuple(lexical),
+            vector=tuple(vector),
+            held=held,
+        )
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Row by row."""
+        columns = zip(self.keys, self.bm25.tolist(), self.cosines.tolist(), strict=True)
+        return tuple(Candidate(key=key, bm25=bm25, cosine=cosine) for key, bm25, cosine in columns)
+
+
+NOTHING_FOUND = Candidates.of((), lexical=(), vector=(), held=np.zeros((0, 0), dtype=np.bool_))
 
 
 def held_terms(terms: Sequence[str], texts: Sequence[str]) -> NDArray[np.bool_]:
@@ -124,14 +150,32 @@ class PlaceStats:
     unindexed: int
 
 
+class View(Protocol):
+    """One state of a place, in memory."""
+
+    def search(self, query: SearchQuery) -> Candidates:
+        """What `SearchStore.search` returns. Takes a few milliseconds at the most and waits for nothing, so it may run
+        on the event loop.
+
+        Raises:
+            InvalidInput: the vector's length differs from `place.dim`.
+        """
+        ...
+
+
 class SearchStore(Protocol):
     """One index backend. All methods raise StoreUnavailable when it does not answer in time.
 
     A place that was never written is empty: searches find nothing, deletes do nothing.
     """
 
-    async def upsert(self, place: Place, entries: Sequence[Entry]) -> None:
-        """Write entries; one with a known key replaces it. Creates the place. Visible when this returns.
+    async def upsert(self, place: Place, entries: Sequence[Entry], *, visible: bool = True) -> None:
+        """Write entries; one with a known key replaces it. Creates the place.
+
+        Args:
+            visible: Whether searches must see them, and all that was written to the place before, when this returns;
+                also when `entries` is empty. Making writes visible is dear on some backends; a batch nobody can read
+                yet goes without. It survives either way, and `delete` finds it.
 
         Raises:
             InvalidInput: a vector's length differs from `place.dim`.
@@ -147,6 +191,14 @@ class SearchStore(Protocol):
 
         Raises:
             InvalidInput: the vector's length differs from `place.dim`.
+        """
+        ...
+
+    async def view(self, place: Place) -> View | None:
+        """A view that holds all writes which had returned before this was called, for a search that follows at once;
+        None where `search` has to be asked.
+
+        Where many search at the same time, each wait for a thread costs more than the search of a small place.
         """
         ...
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag.core.types import Matrix
-from rag.store.base import Candidate, Candidates, EntryKey, Filter, SearchQuery
+from rag.store.base import Candidates, EntryKey, Filter, SearchQuery
 from rag.store.word_index import WordIndex, word_index
 
 KEY_COLUMNS = ("document_id", "version_id", "chunk_id", "dataset_id")
@@ -65,7 +65,6 @@ class Snapshot:
 
     mark: Mark
     keys: list[EntryKey]
-    dataset_ids: list[str]
     documents: _Coded
     versions: _Coded
     datasets: _Coded
@@ -91,16 +90,13 @@ class Snapshot:
             nearest = _best(np.flatnonzero(seen), cosines, query.limit)
         found = list(dict.fromkeys([*lexical.tolist(), *nearest.tolist()]))
         places = np.array(found, dtype=np.int64)
-        scores = np.where(np.arange(len(found)) < len(lexical), bm25[places], 0.0).tolist()
-        candidates = tuple(
-            Candidate(key=self.keys[row], dataset_id=self.dataset_ids[row], bm25=score, cosine=cosine)
-            for row, score, cosine in zip(found, scores, cosines[places].tolist(), strict=True)
-        )
         number = {row: index for index, row in enumerate(found)}
         return Candidates(
-            candidates=candidates,
+            keys=tuple([self.keys[row] for row in found]),
+            bm25=np.where(np.arange(len(found)) < len(lexical), bm25[places], np.float32(0.0)),
+            cosines=cosines[places],
             lexical=tuple(range(len(lexical))),
-            vector=tuple(number[row] for row in nearest.tolist()),
+            vector=tuple([number[row] for row in nearest.tolist()]),
             held=self.words.held(query.terms, places),
         )
 
@@ -203,7 +199,6 @@ def _read(table: Any, mark: Mark, dim: int) -> Snapshot:
                 _texts(documents), _texts(versions), keys["chunk_id"].to_pylist(), strict=True
             )
         ],
-        dataset_ids=_texts(datasets),
         documents=documents,
         versions=versions,
         datasets=datasets,

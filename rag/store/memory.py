@@ -20,6 +20,7 @@ from rag.store.base import (
     Sample,
     SearchQuery,
     Selector,
+    View,
     held_terms,
 )
 
@@ -34,7 +35,7 @@ class MemoryStore:
         self._sample_size = sample_size
         self._places: dict[str, dict[EntryKey, Entry]] = {}
 
-    async def upsert(self, place: Place, entries: Sequence[Entry]) -> None:
+    async def upsert(self, place: Place, entries: Sequence[Entry], *, visible: bool = True) -> None:
         for entry in entries:
             _check_dim(place, entry.vector)
         rows = self._places.setdefault(place.name, {})
@@ -57,20 +58,15 @@ class MemoryStore:
             cosines = {entry.key: _cosine(entry.vector, query.vector) for entry in seen}
         nearest = _best(cosines, query.limit)
         order = {key: index for index, key in enumerate(dict.fromkeys((*lexical, *nearest)))}
-        return Candidates(
-            candidates=tuple(
-                Candidate(
-                    key=key,
-                    dataset_id=rows[key].dataset_id,
-                    bm25=lexical.get(key, 0.0),
-                    cosine=cosines.get(key, 0.0),
-                )
-                for key in order
-            ),
-            lexical=tuple(order[key] for key in lexical),
-            vector=tuple(order[key] for key in nearest),
+        return Candidates.of(
+            [Candidate(key=key, bm25=lexical.get(key, 0.0), cosine=cosines.get(key, 0.0)) for key in order],
+            lexical=(order[key] for key in lexical),
+            vector=(order[key] for key in nearest),
             held=held_terms(query.terms, [rows[key].tokens for key in order]),
         )
+
+    async def view(self, place: Place) -> View | None:
+        return None
 
     async def sample(self, place: Place, dataset_ids: tuple[str, ...]) -> Sample:
         wanted = [

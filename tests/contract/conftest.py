@@ -7,12 +7,14 @@ import pytest
 from tests.contract.runner import Scene
 from tests.contract.world import World
 from tests.e2e.serving import Serving
+from tests.e2e.stacks import EMBEDDED, SERVERS, Stack
 
 
-@pytest.fixture(scope="session")
-def contract_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A client of one server for all rows; it sends no key unless a row says so."""
-    serving = Serving(tmp_path_factory.mktemp("contract") / "data")
+@pytest.fixture(scope="session", params=[EMBEDDED, SERVERS])
+def contract_client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A client of one server for all rows, on each choice of backends; it sends no key unless a row says so."""
+    folder = tmp_path_factory.mktemp("contract") / "data"
+    serving = Serving(folder, env=Stack(request.param, request.getfixturevalue).environment(folder))
     try:
         with serving.client() as client:
             client.headers["X-Test-Key"] = client.headers.pop("Authorization")

@@ -20,11 +20,13 @@ def environment() -> dict[str, str]:
     return kept | {"COLUMNS": "200", "NO_COLOR": "1"}
 
 
-def parley(*arguments: str | Path, timeout: float = 90) -> subprocess.CompletedProcess[str]:
+def parley(
+    *arguments: str | Path, timeout: float = 90, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "api.cli", *map(str, arguments)],
         cwd=ROOT,
-        env=environment(),
+        env=environment() | (env or {}),
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -37,6 +39,7 @@ class Serving:
 
     def __init__(self, data_dir: Path, *options: str, env: dict[str, str] | None = None) -> None:
         self.data_dir = data_dir
+        self.env = env
         self.process = subprocess.Popen(
             [sys.executable, "-m", "api.cli", "serve", "--port", "0", "--data-dir", str(data_dir), *options],
             cwd=ROOT,

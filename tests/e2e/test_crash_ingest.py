@@ -2,14 +2,12 @@
 
 import asyncio
 import hashlib
-import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -26,8 +24,9 @@ from rag.core.clock import SystemClock
 from rag.core.settings import IngestSettings
 from rag.core.types import Principal, Scope
 from rag.store.base import Place
-from rag.store.lance import LanceStore
 from rag.testing.memory_queue import MemoryQueue
+from tests.e2e.serving import environment
+from tests.e2e.stacks import Stack
 
 T = TypeVar("T")
 
@@ -68,12 +67,13 @@ class Outcome:
 class Folder:
     """A data folder seen from outside: rows are read and documents are added as the server does."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stack: Stack) -> None:
         self.layout = DataFolder(path)
+        self.stack = stack
 
     @contextmanager
     def rows(self) -> Iterator[Database]:
-        db = Database(self.layout.rows_path, busy_timeout_s=20)
+        db = self.stack.database(self.layout.path)
         db.open()
         try:
             yield db
@@ -109,17 +109,17 @@ class Folder:
 
     def add(self, files: dict[str, str], *, parse: bool = True) -> list[str]:
         async def add(db: Database) -> list[str]:
-            documents = self._service(db)
             ids = []
-            for name, text in files.items():
-                staged = self.layout.tmp_path / "staged"
-                staged.write_text(text)
-                sha256 = hashlib.sha256(text.encode()).hexdigest()
-                size = staged.stat().st_size
-                record = await documents.add(ME, DATASET, name=name, staged=staged, size=size, sha256=sha256)
-                ids.append(record.id)
-            if parse:
-                await documents.parse(ME, DATASET, ids)
+            async with self._service(db) as documents:
+                for name, text in files.items():
+                    staged = self.layout.tmp_path / "staged"
+                    staged.write_text(text)
+                    sha256 = hashlib.sha256(text.encode()).hexdigest()
+                    size = staged.stat().st_size
+                    record = await documents.add(ME, DATASET, name=name, staged=staged, size=size, sha256=sha256)
+                    ids.append(record.id)
+                if parse:
+                    await documents.parse(ME, DATASET, ids)
             return ids
 
         with self.rows() as db:
@@ -127,15 +127,20 @@ class Folder:
 
     def ask(self, action: str, ids: Sequence[str]) -> None:
         async def ask(db: Database) -> None:
-            await getattr(self._service(db), action)(ME, DATASET, list(ids))
+            async with self._service(db) as documents:
+                await getattr(documents, action)(ME, DATASET, list(ids))
 
         with self.rows() as db:
             asyncio.run(ask(db))
 
-    def _service(self, db: Database) -> DocumentService:
+    @asynccontextmanager
+    async def _service(self, db: Database) -> AsyncIterator[DocumentService]:
         blobs = ObjectBlobStore.in_folder(self.layout.files_path)
-        store = LanceStore(self.layout.index_path, clock=SystemClock(), cache_bytes=0)
-        return DocumentService(db, SystemClock(), blobs, MemoryQueue(), store, IngestSettings())
+        store = self.stack.store(self.layout.path)
+        try:
+            yield DocumentService(db, SystemClock(), blobs, MemoryQueue(), store, IngestSettings())
+        finally:
+            await store.close()
 
     def outcome(self) -> Outcome:
         def read() -> tuple[tuple, tuple, tuple, int]:
@@ -147,7 +152,7 @@ class Folder:
             return documents, chunks, counts, DocumentVersion.select().count()
 
         async def entries() -> tuple[str, ...]:
-            store = LanceStore(self.layout.index_path, clock=SystemClock(), cache_bytes=0)
+            store = self.stack.store(self.layout.path)
             sample = await store.sample(PLACE, (DATASET,))
             await store.close()
             assert sample.total == len(sample.tokens)
@@ -184,7 +189,7 @@ class Worker:
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
-                env={**os.environ, "PARLEY_INGEST__NICE": "0"},
+                env=environment() | {"PARLEY_INGEST__NICE": "0"} | folder.stack.environment(folder.layout.path),
             )
 
     def children(self) -> list[psutil.Process]:
@@ -224,9 +229,9 @@ def working(folder: Folder, *, embedded: bool = True) -> Iterator[Worker]:
 
 
 @pytest.fixture(scope="module")
-def seeded(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+def seeded(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """Documents that wait to be taken in: one long, some short, one without text, one that is refused."""
-    folder = Folder(tmp_path_factory.mktemp("seeded") / "data")
+    folder = Folder(tmp_path_factory.mktemp("seeded") / "data", stack)
     folder.make()
     files = {"long.txt": long_text(), "blank.txt": " \n", "broken.pdf": "%PDF-1.4 nothing"}
     files |= {f"short{i}.txt": f"The {word} is number {i}." for i, word in enumerate(WORDS[:6])}
@@ -235,8 +240,8 @@ def seeded(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 
 def copy_of(seeded: Folder, path: Path) -> Folder:
-    shutil.copytree(seeded.layout.path, path)
-    return Folder(path)
+    seeded.stack.copy(seeded.layout.path, path)
+    return Folder(path, seeded.stack)
 
 
 @pytest.fixture(scope="module")
@@ -313,8 +318,8 @@ def test_an_external_worker_beside_the_embedded_one(seeded: Folder, undisturbed:
     same(folder, undisturbed)
 
 
-def test_an_embedded_worker_is_the_only_one(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / "data")
+def test_an_embedded_worker_is_the_only_one(stack: Stack, tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "data", stack)
     folder.make()
     with working(folder) as first, working(folder) as second:
         folder.add({"a.txt": "one fish"})
@@ -338,8 +343,8 @@ def slept_child(worker: Worker) -> psutil.Process:
     raise AssertionError("no parser was started")
 
 
-def test_a_killed_parser_costs_one_more_try(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / "data")
+def test_a_killed_parser_costs_one_more_try(stack: Stack, tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "data", stack)
     folder.make()
     with working(folder) as worker:
         child = slept_child(worker)
@@ -353,8 +358,8 @@ def test_a_killed_parser_costs_one_more_try(tmp_path: Path) -> None:
     assert folder.read(lambda: Chunk.select().count()) >= 1
 
 
-def test_a_file_that_kills_its_parser_twice_fails_in_words(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / "data")
+def test_a_file_that_kills_its_parser_twice_fails_in_words(stack: Stack, tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "data", stack)
     folder.make()
     with working(folder) as worker:
         child = slept_child(worker)
@@ -376,8 +381,8 @@ def test_a_file_that_kills_its_parser_twice_fails_in_words(tmp_path: Path) -> No
         folder.until(lambda: Document.select().where(Document.run == "DONE").exists())
 
 
-def test_what_was_deleted_while_it_was_read_leaves_nothing(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / "data")
+def test_what_was_deleted_while_it_was_read_leaves_nothing(stack: Stack, tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "data", stack)
     folder.make()
     with working(folder):
         (deleted,) = folder.add({"long.txt": long_text(2000)})

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 from tests.e2e.serving import Serving, call, wait_ended
+from tests.e2e.stacks import Stack
 
 BRIDGE = b"The Aldermoor bridge was opened in 1932. It carries two lanes of traffic over the river Wend.\n"
 QUESTION = "When was the Aldermoor bridge opened?"
@@ -49,8 +50,8 @@ def write_until_killed(client: httpx.Client, number: int, made: Made) -> None:
         return
 
 
-def test_no_acknowledged_write_is_lost_by_a_kill(tmp_path: Path) -> None:
-    serving = Serving(tmp_path / "data")
+def test_no_acknowledged_write_is_lost_by_a_kill(stack: Stack, tmp_path: Path) -> None:
+    serving = Serving(tmp_path / "data", env=stack.environment(tmp_path / "data"))
     made: Made = []
     with serving.client() as client:
         writers = [threading.Thread(target=write_until_killed, args=(client, n, made)) for n in range(3)]
@@ -63,7 +64,7 @@ def test_no_acknowledged_write_is_lost_by_a_kill(tmp_path: Path) -> None:
         for writer in writers:
             writer.join()
     assert len(made) >= 30
-    again = Serving(tmp_path / "data")
+    again = Serving(tmp_path / "data", env=stack.environment(tmp_path / "data"))
     try:
         with again.client() as client:
             for path, what in made:
@@ -72,9 +73,9 @@ def test_no_acknowledged_write_is_lost_by_a_kill(tmp_path: Path) -> None:
         again.stop()
 
 
-def test_a_server_killed_in_mid_ingestion_ends_it_after_a_restart(tmp_path: Path) -> None:
+def test_a_server_killed_in_mid_ingestion_ends_it_after_a_restart(stack: Stack, tmp_path: Path) -> None:
     """The rows say `RUNNING` when the server and, with it, its worker go."""
-    serving = Serving(tmp_path / "data")
+    serving = Serving(tmp_path / "data", env=stack.environment(tmp_path / "data"))
     text = "\n".join(f"Line {number}: the bridge was painted in {number}." for number in range(4000)).encode()
     with serving.client() as client:
         dataset = str(call(client, "POST", "/api/v1/datasets", json={"name": "long"})["id"])
@@ -86,7 +87,7 @@ def test_a_server_killed_in_mid_ingestion_ends_it_after_a_restart(tmp_path: Path
             assert time.monotonic() < deadline
             time.sleep(0.02)
         serving.kill()
-    again = Serving(tmp_path / "data")
+    again = Serving(tmp_path / "data", env=stack.environment(tmp_path / "data"))
     try:
         with again.client() as client:
             (ended,) = wait_ended(client, dataset)

@@ -20,6 +20,7 @@ import pytest
 
 from rag.testing.upstream import FaultyUpstream, Plan
 from tests.e2e.serving import Serving
+from tests.e2e.stacks import Stack
 
 WORDS = tuple(f"word{number} " for number in range(60))
 SLOW = Plan(tokens=WORDS, wait_s=0.05)
@@ -132,10 +133,11 @@ def slow_upstream() -> Iterator[FaultyUpstream]:
 
 
 @pytest.fixture(scope="module")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, FaultyUpstream]]:
+def shared_server(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, FaultyUpstream]]:
     """For the tests that leave the server as it is."""
     with slow_upstream() as upstream:
-        serving = Serving(tmp_path_factory.mktemp("running") / "data", env=environment(upstream))
+        folder = tmp_path_factory.mktemp("running") / "data"
+        serving = Serving(folder, env=environment(upstream) | stack.environment(folder))
         yield serving, upstream
         serving.stop()
 
@@ -158,10 +160,11 @@ async def stage(shared_server: tuple[Serving, FaultyUpstream]) -> AsyncIterator[
 
 
 @pytest.fixture
-async def doomed(tmp_path: Path) -> AsyncIterator[Stage]:
+async def doomed(stack: Stack, tmp_path: Path) -> AsyncIterator[Stage]:
     """A stage whose server the test ends."""
     with slow_upstream() as upstream:
-        serving = await asyncio.to_thread(Serving, tmp_path / "data", env=environment(upstream))
+        backends = await asyncio.to_thread(stack.environment, tmp_path / "data")
+        serving = await asyncio.to_thread(Serving, tmp_path / "data", env=environment(upstream) | backends)
         opened = [serving]
         try:
             async with connected(serving) as client:
@@ -333,7 +336,7 @@ async def test_a_kill_in_mid_answer_leaves_the_partial_text(doomed: Stage) -> No
 
 async def assert_interrupted(stage: Stage, message: str, *, at_least: str) -> None:
     """Start a server on the same folder again and look at the message there."""
-    again = await asyncio.to_thread(Serving, stage.serving.data_dir, env=environment(stage.upstream))
+    again = await asyncio.to_thread(Serving, stage.serving.data_dir, env=stage.serving.env)
     stage.opened.append(again)
     async with connected(again) as client:
         stage.client = client

@@ -25,11 +25,14 @@ HEAVY = (
 
 WIRING = {
     "api.app",
+    "api.backends",
     "api.worker",
     "api.cli",
     "api.serve",
+    "api.watch",
     "api.docs_reference",
     "api.cli_commands",
+    "api.cli_index",
     "api.doctor",
     "api.client",
 }

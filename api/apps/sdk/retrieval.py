@@ -14,10 +14,10 @@ from api.apps.sdk.chunk_wire import document_counts, found_chunk
 from api.apps.sdk.doc_models import Retrieval
 from api.apps.sdk.metadata import matching_documents
 from api.db.services.highlight import highlighter
-from api.db.services.records import DatasetRecord, RetrievalRequest
-from api.db.services.retrieval_service import LONGEST_QUESTION_CHARS
+from api.db.services.records import RetrievalRequest
+from api.db.services.retrieval_service import LONGEST_QUESTION_CHARS, SearchScope
 from api.errors import DATA_ERROR
-from rag.core.errors import NotFound
+from rag.core.errors import Conflict, NotFound
 from rag.core.types import Principal
 
 bp = Blueprint("retrieval", __name__, url_prefix="/api/v1")
@@ -30,18 +30,15 @@ _MOST_CANDIDATES = 1024
 async def retrieve(principal: Principal, /) -> Response:
     """Search datasets; the best chunks first."""
     body = await tolerant_object()
-    dataset_ids = await _datasets(principal, body)
+    scope = await _scope(principal, body)
     if "question" not in body:
         raise Refused(DATA_ERROR, "`question` is required.")
     page, size = whole_number(body.get("page", 1)), whole_number(body.get("page_size", 30))
-    document_ids = await _documents(principal, body, dataset_ids)
-    request = _request(body, dataset_ids, document_ids, page=page, size=size)
+    document_ids = await _documents(principal, body, scope.dataset_ids)
+    request = _request(body, scope.dataset_ids, document_ids, page=page, size=size)
     if not request.question.strip():
         return sdk_result({"total": 0, "chunks": [], "doc_aggs": {}})
-    try:
-        found = await services().retrieval.retrieve(principal, request)
-    except NotFound as error:
-        raise Refused(DATA_ERROR, "No chunk found! Check the chunk status please!") from error
+    found = await services().retrieval.search(scope, request)
     mark = highlighter(request.question) if request.highlight else None
     chunks = [found_chunk(hit) | ({"highlight": mark(hit.chunk.content)} if mark else {}) for hit in found.hits]
     reply = sdk_result({"total": found.total, "chunks": chunks, "doc_aggs": document_counts(found.hits)})
@@ -54,21 +51,18 @@ def server_timing(timings_ms: Mapping[str, float]) -> str:
     return ", ".join(f"{stage};dur={taken:.1f}" for stage, taken in timings_ms.items())
 
 
-async def _datasets(principal: Principal, body: dict[str, Any]) -> tuple[str, ...]:
+async def _scope(principal: Principal, body: dict[str, Any]) -> SearchScope:
     ids = body.get("dataset_ids")
     if not ids:
         raise Refused(DATA_ERROR, "`dataset_ids` is required.")
     if not isinstance(ids, list):
         raise Refused(DATA_ERROR, "`dataset_ids` should be a list")
-    records: list[DatasetRecord] = []
-    for dataset_id in dict.fromkeys(str(each) for each in ids):
-        try:
-            records.append(await services().knowledgebases.get(principal, dataset_id))
-        except NotFound as error:
-            raise Refused(DATA_ERROR, f"You don't own the dataset {dataset_id}.") from error
-    if len({record.embedding_model.split("@")[0] for record in records}) > 1:
-        raise Refused(DATA_ERROR, 'Datasets use different embedding models."')
-    return tuple(record.id for record in records)
+    try:
+        return await services().retrieval.scope(principal, [str(each) for each in ids])
+    except NotFound as error:
+        raise Refused(DATA_ERROR, f"You don't own the dataset {error.id}.") from error
+    except Conflict as error:
+        raise Refused(DATA_ERROR, 'Datasets use different embedding models."') from error
 
 
 async def _documents(principal: Principal, body: dict[str, Any], dataset_ids: tuple[str, ...]) -> tuple[str, ...]:

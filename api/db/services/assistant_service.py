@@ -9,6 +9,7 @@ from api.db.services.names import clean_label, normalise
 from api.db.services.owned import in_groups, split_duplicates
 from api.db.services.owned_chats import DELETED, chat_record, live_chats, own_chat
 from api.db.services.records import BatchResult, DatasetRecord, DialogRecord, Page
+from api.db.services.row_limits import check_fits
 from api.db.services.row_pages import page_of
 from api.db.tables import Dialog, Tenant
 from rag.core.clock import Clock, now_ms
@@ -57,7 +58,7 @@ class AssistantService:
             Conflict: field `dataset_ids` (no chunks; fact `id`), `embedding_model` (they differ) or `name` (taken).
             InvalidInput: an unknown field or model, no name, or a mandatory variable the prompt has no slot for
                 (field `parameters`, fact `key`).
-            LimitExceeded: field `name`: more than 255 characters.
+            LimitExceeded: a text does not fit: `name` has at most 255 characters.
         """
         _check_known(fields)
         given = {key: value for key, value in fields.items() if value is not None}
@@ -67,6 +68,7 @@ class AssistantService:
         prompt = _with_defaults(given.get("prompt_config") or {})
         check_variables(prompt)
         columns = {key: given.get(key, default) for key, default in COLUMNS.items()}
+        check_fits(Dialog, columns)
 
         def write() -> DialogRecord:
             _check_free(principal, name)
@@ -106,6 +108,7 @@ class AssistantService:
             changed["name"] = _checked_name(changed["name"])
         if "prompt_config" in changed:
             check_variables(changed["prompt_config"])
+        check_fits(Dialog, changed)
 
         def write() -> DialogRecord:
             row = own_chat(principal, dialog_id)

@@ -1,38 +1,58 @@
 """The one place that maps a chunk to its row and back."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
 
-from api.db.raw_sql import execute
+from api.db.raw_sql import execute, execute_many
 from api.db.services.owned import in_groups
 from api.db.tables import Chunk, database_proxy
 from rag.core.types import ChunkText, Position
 
+_WRITTEN = (
+    "document_id, version_id, chunk_id, dataset_id, ordinal, content, heading_path, positions, page, top, "
+    "token_count, important_keywords, questions, available, image_id, kind, create_time"
+)
 
-def row_of(chunk: ChunkText) -> dict[str, Any]:
-    """The columns of `Chunk`, for `Chunk.insert_many`. The document's name stays with the document."""
+
+def write_rows(chunks: Iterable[ChunkText]) -> None:
+    """Write the rows of `chunks`, in place of those that are there under their keys.
+
+    Sent as text: peewee takes longer to put such a statement together than the engine to carry it out.
+    """
+    marks = ", ".join([database_proxy.param] * (_WRITTEN.count(",") + 1))
+    execute_many(
+        database_proxy.obj, f"REPLACE INTO chunk ({_WRITTEN}) VALUES ({marks})", (_values_of(chunk) for chunk in chunks)
+    )
+
+
+def _values_of(chunk: ChunkText) -> tuple[object, ...]:
+    """The row in the order of `_WRITTEN`. The document's name stays with the document."""
     first = chunk.positions[0] if chunk.positions else None
-    return {
-        "document_id": chunk.document_id,
-        "version_id": chunk.version_id,
-        "chunk_id": chunk.chunk_id,
-        "dataset_id": chunk.dataset_id,
-        "ordinal": chunk.ordinal,
-        "content": chunk.content,
-        "heading_path": list(chunk.heading_path),
-        "positions": positions_to_json(chunk.positions),
-        "page": first.page if first else None,
-        "top": first.top if first else 0.0,
-        "token_count": chunk.token_count,
-        "important_keywords": list(chunk.important_keywords),
-        "questions": list(chunk.questions),
-        "available": chunk.available,
-        "image_id": chunk.image_id,
-        "kind": chunk.kind,
-        "create_time": chunk.create_time,
-    }
+    return (
+        chunk.document_id,
+        chunk.version_id,
+        chunk.chunk_id,
+        chunk.dataset_id,
+        chunk.ordinal,
+        chunk.content,
+        _json(chunk.heading_path),
+        _json(positions_to_json(chunk.positions)),
+        first.page if first else None,
+        first.top if first else 0.0,
+        chunk.token_count,
+        _json(chunk.important_keywords),
+        _json(chunk.questions),
+        chunk.available,
+        chunk.image_id,
+        chunk.kind,
+        chunk.create_time,
+    )
+
+
+def _json(value: Sequence[object]) -> str:
+    return orjson.dumps(value).decode() if value else "[]"
 
 
 def text_of(row: Chunk, document_name: str, *, available: bool | None = None) -> ChunkText:
@@ -58,14 +78,14 @@ def text_of(row: Chunk, document_name: str, *, available: bool | None = None) ->
 
 
 _TEXT_COLUMNS = (
-    "document_id, version_id, chunk_id, dataset_id, ordinal, content, heading_path, positions, token_count, "
-    "important_keywords, questions, image_id, kind, create_time"
+    "c.document_id, c.version_id, c.chunk_id, c.dataset_id, c.ordinal, c.content, c.heading_path, c.positions, "
+    "c.token_count, c.important_keywords, c.questions, c.image_id, c.kind, c.create_time, d.name"
 )
 _VERSIONS_AT_ONCE = 100
 
 
-def available_texts(by_version: Mapping[str, Collection[str]], names: Mapping[str, str]) -> Iterator[ChunkText]:
-    """The available ones of the chunks named by version and chunk id; `names` of their documents by id.
+def available_texts(by_version: Mapping[str, Collection[str]]) -> Iterator[ChunkText]:
+    """Those of the chunks named by version and chunk id that are available, of live versions of enabled documents.
 
     Sent as text, because each search makes it: for 128 chunks the statement and models of peewee cost 4 ms more.
     Each pair is one look-up in the primary key.
@@ -73,24 +93,41 @@ def available_texts(by_version: Mapping[str, Collection[str]], names: Mapping[st
     mark = database_proxy.param
     for group in in_groups(by_version.items(), _VERSIONS_AT_ONCE):
         places = " OR ".join(
-            f"(version_id = {mark} AND chunk_id IN ({', '.join([mark] * len(ids))}))" for _, ids in group
+            f"(c.version_id = {mark} AND c.chunk_id IN ({', '.join([mark] * len(ids))}))" for _, ids in group
         )
         values = [value for version_id, ids in group for value in (version_id, *ids)]
-        cursor = execute(
-            database_proxy.obj, f"SELECT {_TEXT_COLUMNS} FROM chunk WHERE available = 1 AND ({places})", values
+        statement = (
+            f"SELECT {_TEXT_COLUMNS} FROM chunk c JOIN document d ON d.id = c.document_id "
+            f"AND d.live_version = c.version_id AND d.enabled = 1 WHERE c.available = 1 AND ({places})"
         )
-        for row in cursor.fetchall():
-            yield _text_of_values(row, names.get(row[0], ""))
+        for row in execute(database_proxy.obj, statement, values).fetchall():
+            yield _text_of_values(row)
 
 
-def _text_of_values(row: tuple[Any, ...], document_name: str) -> ChunkText:
+_HIDDEN = """
+SELECT id FROM document_version WHERE place = {mark}
+UNION SELECT live_version FROM document
+WHERE enabled = 0 AND live_version IS NOT NULL AND dataset_id IN (SELECT id FROM dataset WHERE place = {mark})
+"""
+
+
+def hidden_versions(place: str) -> tuple[str, ...]:
+    """Versions in `place` that no search may see: being written, waiting to be swept, or switched off.
+
+    Sent as text, because each search asks: composing the two statements costs more than their answers.
+    """
+    cursor = execute(database_proxy.obj, _HIDDEN.format(mark=database_proxy.param), [place, place])
+    return tuple(sorted(row[0] for row in cursor.fetchall()))
+
+
+def _text_of_values(row: tuple[Any, ...]) -> ChunkText:
     """The chunk of a row of `_TEXT_COLUMNS`."""
     return ChunkText(
         document_id=row[0],
         version_id=row[1],
         chunk_id=row[2],
         dataset_id=row[3],
-        document_name=document_name,
+        document_name=row[14],
         ordinal=row[4],
         content=row[5],
         heading_path=_strings(row[6]),

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from api.db.database import Database
-from api.db.services.chunk_rows import available_texts, text_of
+from api.db.services.chunk_rows import available_texts, hidden_versions, text_of
 from api.db.services.document_rows import record_of
-from api.db.services.owned import in_groups, own_document
+from api.db.services.owned import own_document
 from api.db.services.records import ChunkPage, Page
-from api.db.tables import Chunk, Dataset, Document, DocumentVersion
+from api.db.tables import Chunk, Document
 from rag.core.clock import Clock, SystemClock, now_ms
 from rag.core.errors import InvalidInput, NotFound
 from rag.core.types import ChunkText, Principal
@@ -68,18 +68,14 @@ class ChunkService:
 
     async def texts(self, keys: Sequence[EntryKey]) -> dict[EntryKey, ChunkText]:
         """The chunks behind index entries: only those that are live and available, whatever the index says."""
-        wanted = frozenset(keys)
+        by_version: dict[str, set[str]] = {}
+        for key in keys:
+            by_version.setdefault(key.version_id, set()).add(key.chunk_id)
 
         def read() -> dict[EntryKey, ChunkText]:
-            documents = _live_documents({key.document_id for key in wanted})
-            by_version: dict[str, set[str]] = {}
-            for key in wanted:
-                document = documents.get(key.document_id)
-                if document is not None and document.live_version == key.version_id:
-                    by_version.setdefault(key.version_id, set()).add(key.chunk_id)
             return {
                 EntryKey(document_id=text.document_id, version_id=text.version_id, chunk_id=text.chunk_id): text
-                for text in available_texts(by_version, {row.id: row.name for row in documents.values()})
+                for text in available_texts(by_version)
             }
 
         return await self._db.run(read)
@@ -87,18 +83,7 @@ class ChunkService:
     async def hidden_versions(self, place: str) -> tuple[str, ...]:
         """Versions in `place` that no search may see: being written, waiting to be swept, or switched off."""
 
-        def read() -> tuple[str, ...]:
-            unlisted = DocumentVersion.select(DocumentVersion.id).where(DocumentVersion.place == place)
-            datasets = Dataset.select(Dataset.id).where(Dataset.place == place)
-            switched_off = Document.select(Document.live_version).where(
-                Document.dataset_id.in_(datasets)
-                & (Document.enabled == False)  # noqa: E712  # A column compared in SQL.
-                & Document.live_version.is_null(False)
-            )
-            hidden = {row.id for row in unlisted} | {row.live_version for row in switched_off}
-            return tuple(sorted(hidden))
-
-        return await self._db.run(read)
+        return await self._db.run(lambda: hidden_versions(place))
 
 
 _READING_ORDER = (Chunk.page.asc(), Chunk.top.asc(), Chunk.ordinal.asc())
@@ -130,12 +115,3 @@ def _with_terms(live: Any, terms: Sequence[str], number: int, size: int) -> tupl
     for row in shown:
         row.content = any_term.sub(r"<em>\g<0></em>", row.content)
     return shown, len(scored)
-
-
-def _live_documents(ids: set[str]) -> dict[str, Document]:
-    found: dict[str, Document] = {}
-    columns = (Document.id, Document.name, Document.live_version, Document.enabled)
-    for group in in_groups(ids):
-        rows = Document.select(*columns).where(Document.id.in_(group) & (Document.enabled == True))  # noqa: E712
-        found.update((row.id, row) for row in rows)
-    return found

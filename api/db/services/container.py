@@ -1,6 +1,6 @@
 """The use cases of one process, wired. Made in `api/app.py`, read by routes and commands."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rag.core.clock import Clock
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Services:
-    """Every service and the backends below them. One per process."""
+    """Every service and the backends below them. One per process.
+
+    `away` names the servers that cannot be used now, each with a sentence that says what to do; the wiring keeps it.
+    """
 
     settings: Settings
     clock: Clock
@@ -47,3 +50,4 @@ class Services:
     dialogs: "DialogService"
     assistants: "AssistantService"
     conversations: "ConversationService"
+    away: dict[str, str] = field(default_factory=dict)

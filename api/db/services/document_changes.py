@@ -3,10 +3,11 @@
 from typing import Any
 
 from api.db.services.file_types import method_is_fixed
+from api.db.services.index_follow import enqueue_renewal
 from api.db.services.names import check_file_name_length, clean_file_name, extension
 from api.db.services.parse_requests import clear
 from api.db.services.parser_configs import DOCUMENT_METHODS, deep_merge, default_parser_config
-from api.db.tables import Chunk, Dataset, Document, Outbox
+from api.db.tables import Chunk, Dataset, Document
 from rag.core.errors import Conflict, InvalidInput, Unsupported
 
 _CHANGEABLE = frozenset(("name", "meta_fields", "parser_config", "chunk_method", "enabled"))
@@ -18,7 +19,7 @@ def apply_changes(dataset: Dataset, row: Document, changes: dict[str, Any], now:
     if unknown:
         raise InvalidInput(f"A document's {unknown[0]!r} cannot be changed.", field=unknown[0])
     if "name" in changes:
-        _rename(dataset, row, changes["name"])
+        _rename(dataset, row, changes["name"], now)
     if "meta_fields" in changes:
         row.meta_fields = changes["meta_fields"]
     if "parser_config" in changes:
@@ -31,7 +32,8 @@ def apply_changes(dataset: Dataset, row: Document, changes: dict[str, Any], now:
     row.save()
 
 
-def _rename(dataset: Dataset, row: Document, name: str) -> None:
+def _rename(dataset: Dataset, row: Document, name: str, now: int) -> None:
+    """The index has the name in front of each chunk's text, so it follows."""
     if name == row.name:
         return
     check_file_name_length(name)
@@ -43,8 +45,10 @@ def _rename(dataset: Dataset, row: Document, name: str) -> None:
     )
     if taken.exists():
         raise Conflict(f"The dataset has another document named {cleaned!r}.", field="name")
-    row.name = cleaned
+    row.name, row.name_fold = cleaned, cleaned.casefold()
     row.suffix = extension(cleaned)
+    if row.live_version:
+        enqueue_renewal(dataset.place, row.id, now)
 
 
 def _switch(dataset: Dataset, row: Document, enabled: bool, now: int) -> None:
@@ -54,8 +58,7 @@ def _switch(dataset: Dataset, row: Document, enabled: bool, now: int) -> None:
     while it was off: switching on has them written again.
     """
     if enabled and not row.enabled and row.live_version:
-        payload = {"document_id": row.id, "available": True}
-        Outbox.create(place=dataset.place, action="availability", payload=payload, create_time=now)
+        enqueue_renewal(dataset.place, row.id, now)
     row.enabled = enabled
     Chunk.update(available=enabled).where(Chunk.document_id == row.id).execute()
 

@@ -128,6 +128,7 @@ def _row(dataset: Dataset, one: _Checked, folder: str, principal: Principal, now
         tenant_id=dataset.tenant_id,
         created_by=principal.user_id,
         name=free,
+        name_fold=free.casefold(),
         location=location,
         suffix=extension(free),
         type=one.kind,

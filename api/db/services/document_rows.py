@@ -5,8 +5,6 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-import peewee
-
 from api.db.services.names import clean_label
 from api.db.services.owned import in_groups
 from api.db.services.records import DocumentQuery, DocumentRecord
@@ -57,7 +55,7 @@ def matching(dataset: Dataset, query: DocumentQuery) -> Any:
         found = found.where(Document.name == query.name)
     if query.keywords:
         words = unicodedata.normalize("NFC", clean_label(query.keywords)).casefold()
-        found = found.where(peewee.fn.LOWER(Document.name).contains(words))
+        found = found.where(Document.name_fold.contains(words))
     if query.suffixes:
         found = found.where(Document.suffix.in_(query.suffixes))
     if query.runs:

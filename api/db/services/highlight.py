@@ -1,8 +1,10 @@
 """Marking the words of a question in a passage, for display."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
+
+from ahocorasick_rs import AhoCorasick, MatchKind
 
 from rag.nlp.analysis import query_terms
 
@@ -23,19 +25,15 @@ def highlighter(question: str) -> Callable[[str], str]:
 
     Words match by their stem, whatever their ending. The text is escaped: the result is meant for a page.
     """
-    stems = [term for term in query_terms(question) if _telling(term)][:_MOST_TERMS]
-    roots = tuple(dict.fromkeys(_root(stem) for stem in stems if stem.isascii()))
-    others = tuple(stem for stem in stems if not stem.isascii())
+    words = _Words([term for term in query_terms(question) if _telling(term)][:_MOST_TERMS])
 
     def mark(text: str) -> str:
-        spans = _spans(_lowered(text), roots, others)
         plain = not ("&" in text or "<" in text or ">" in text)
         parts: list[str] = []
         end = 0
-        for first, last in spans:
-            if first >= end:
-                parts += (text[end:first], "<em>", text[first:last], "</em>")
-                end = last
+        for first, last in words.spans(_lowered(text)):
+            parts += (text[end:first], "<em>", text[first:last], "</em>")
+            end = last
         parts.append(text[end:])
         if not plain:
             parts = [part if part in _MARKS else escape_text(part) for part in parts]
@@ -44,30 +42,35 @@ def highlighter(question: str) -> Callable[[str], str]:
     return mark
 
 
-def _spans(text: str, roots: tuple[str, ...], others: tuple[str, ...]) -> list[tuple[int, int]]:
-    """Where words begin with one of `roots`, or one of `others` stands; the longer first of those that begin together.
+class _Words:
+    """Finds words that begin with a stem; stems of other writings than Latin anywhere. Of those that begin together the
+    longest is taken, and what was taken is not looked at again.
 
-    Looking for one root after the other is three times as fast as one expression that looks for all.
+    One pass of a compiled automaton (Aho and Corasick 1975) over a text, whatever the number of stems: a third of the
+    time that looking for one after the other takes, and a search marks thirty texts.
     """
-    spans: set[tuple[int, int]] = set()
-    for root in roots:
-        at = text.find(root)
-        while at >= 0:
-            end = at + len(root)
-            if at == 0 or not _is_word(text[at - 1]):
-                end = _REST.match(text, end).end()  # type: ignore[union-attr]  # it matches everywhere
-                spans.add((at, end))
-            at = text.find(root, end)
-    for other in others:
-        at = text.find(other)
-        while at >= 0:
-            spans.add((at, at + len(other)))
-            at = text.find(other, at + 1)
-    return sorted(spans, key=lambda span: (span[0], -span[1]))
 
+    def __init__(self, stems: Sequence[str]) -> None:
+        patterns = dict.fromkeys(_root(stem) if stem.isascii() else stem for stem in stems)
+        self._anywhere = [not pattern.isascii() for pattern in patterns]
+        self._automaton = AhoCorasick(patterns, matchkind=MatchKind.LeftmostLongest) if patterns else None
 
-def _is_word(character: str) -> bool:
-    return character.isalnum() or character == "_"
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where they stand in `text`, which is in lower case: (first, past the last), ascending, without overlap."""
+        if self._automaton is None:
+            return []
+        found: list[tuple[int, int]] = []
+        end = 0
+        for number, first, last in self._automaton.find_matches_as_indexes(text):
+            if first < end:
+                continue
+            if not self._anywhere[number]:
+                if first and ((before := text[first - 1]).isalnum() or before == "_"):
+                    continue
+                last = _REST.match(text, last).end()  # type: ignore[union-attr]  # it matches everywhere
+            found.append((first, last))
+            end = last
+        return found
 
 
 def _lowered(text: str) -> str:

@@ -11,6 +11,7 @@ import structlog
 
 from api.db.database import Database
 from api.db.services.owned import in_groups
+from api.db.services.rebuild_rows import mark_stale
 from api.db.tables import IndexPlace, Outbox
 from rag.core.errors import StoreError
 from rag.store.base import Place, SearchStore, Selector
@@ -46,6 +47,15 @@ def enqueue_delete(
             selector = Selector(**{name: tuple(group)})
             written.append(Enqueued(outbox_id=row.id, place=target, selector=selector))
     return written
+
+
+def enqueue_renewal(place: str, document_id: str, now: int) -> None:
+    """Have the document's live entries made again from its rows; for use inside `Database.write`, with the change.
+
+    The worker does it: each chunk is embedded again.
+    """
+    Outbox.create(place=place, action="renewal", payload={"document_id": document_id}, create_time=now)
+    mark_stale(document_id)
 
 
 class IndexFollower:

@@ -1,6 +1,5 @@
 """Datasets: what they are called, how their documents are cut, and which index they live in."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, Protocol
@@ -10,8 +9,10 @@ from api.db.services.index_follow import Enqueued, IndexFollower
 from api.db.services.names import clean_label, deduplicate, normalise
 from api.db.services.owned import in_groups, own_dataset, split_duplicates
 from api.db.services.parser_configs import default_parser_config
+from api.db.services.rebuild_rows import next_place
 from api.db.services.records import BatchResult, DatasetRecord, Page
 from api.db.services.removal import remove_dataset
+from api.db.services.row_limits import check_fits
 from api.db.services.row_pages import page_of
 from api.db.tables import Dataset, Document, IndexPlace, Tenant
 from rag.core.clock import Clock, now_ms
@@ -35,9 +36,6 @@ _CHANGEABLE = frozenset(
         "vector_similarity_weight",
     )
 )
-_GENERATION = re.compile(r"_g(\d+)$")
-
-
 Records = list[DatasetRecord]
 
 
@@ -76,15 +74,18 @@ class KnowledgebaseService:
 
         Raises:
             InvalidInput: the name is blank, or the embedding model is unknown.
+            LimitExceeded: the name has more than 255 characters.
             NotFound: kind `tenant`: the principal's tenant is gone.
         """
         wanted = _usable_name(name)
+        check_fits(Dataset, {"name": wanted, "permission": permission, "chunk_method": chunk_method})
         model = embedding_model or await self._default_model(principal)
         dim = self._dim_of(model)
 
         def write() -> DatasetRecord:
             now = now_ms(self._clock)
             free = deduplicate(wanted, lambda candidate: _name_taken(principal, candidate))
+            check_fits(Dataset, {"name": free})
             row = Dataset.create(
                 id=new_id(),
                 tenant_id=principal.tenant_id,
@@ -146,6 +147,7 @@ class KnowledgebaseService:
         Raises:
             NotFound: no such dataset of the principal.
             InvalidInput: a field that cannot be changed, a blank name, an unknown embedding model.
+            LimitExceeded: a text does not fit: the name has at most 255 characters.
             Conflict: fact `field` is `name` (taken) or `embedding_model` (there are chunks, facts `chunk_count`
                 and `current`; or a document is being parsed).
         """
@@ -154,6 +156,7 @@ class KnowledgebaseService:
             raise InvalidInput(f"A dataset's {unknown[0]!r} cannot be changed.", field=unknown[0])
         if "name" in changes:
             changes = changes | {"name": _usable_name(changes["name"])}
+        check_fits(Dataset, changes)
         dim = await self._dim_of_new_model(principal, dataset_id, changes)
 
         def write() -> DatasetRecord:
@@ -253,8 +256,7 @@ def _place(tenant_id: str, model: str, dim: int, now: int) -> str:
     for row in rows:
         if row.embedding_model == model and row.dim == dim:
             return str(row.name)
-    numbers = [int(match[1]) for row in rows if (match := _GENERATION.search(row.name))]
-    name = f"t_{tenant_id}_g{max(numbers, default=0) + 1}"
+    name = next_place(tenant_id)
     IndexPlace.create(name=name, tenant_id=tenant_id, embedding_model=model, dim=dim, create_time=now, update_time=now)
     return name
 

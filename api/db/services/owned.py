@@ -36,6 +36,16 @@ def own_dataset(principal: Principal, dataset_id: str) -> Dataset:
     return row
 
 
+def dataset_places(tenant_id: str, dataset_ids: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Place and embedding model of those of `dataset_ids` that are the tenant's."""
+    found: dict[str, tuple[str, str]] = {}
+    for group in in_groups(dataset_ids):
+        own = Dataset.id.in_(group) & (Dataset.tenant_id == tenant_id)
+        rows = Dataset.select(Dataset.id, Dataset.place, Dataset.embedding_model).where(own)
+        found.update((row.id, (row.place, row.embedding_model)) for row in rows)
+    return found
+
+
 def own_document(principal: Principal, dataset_id: str, document_id: str) -> tuple[Dataset, Document]:
     """The principal's dataset and the document in it.
 

@@ -1,12 +1,16 @@
 """Searching a tenant's datasets: who may, in which place, with which model."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from api.db.database import Database
-from api.db.services.owned import in_groups, own_dataset
+from api.db.services.chunk_rows import hidden_versions
+from api.db.services.owned import dataset_places, in_groups
 from api.db.services.records import RetrievalRequest
 from api.db.tables import Document
+from rag.core.clock import Clock
 from rag.core.errors import Conflict, InvalidInput, NotFound
 from rag.core.types import Principal, Retrieved, Vector
 from rag.llm.base import Embedded
@@ -18,6 +22,23 @@ LONGEST_QUESTION_CHARS = 8000
 SEARCHES_AT_ONCE = 3
 """The others wait their turn, first come first served: searches of one process share one interpreter, and more of them
 side by side only make all end late (16 asked at once: p95 249 ms with three at a time, 283 ms without a limit)."""
+
+SCOPE_S = 1.0
+"""So old a scope may be when its search begins. A version that was replaced since is still in the index for ten seconds
+(`upkeep_service.SETTLE_MS`), and a place that was left for five, and the retriever searches again when it met one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchScope:
+    """Datasets of one tenant that can be searched together. Only `RetrievalService.scope` makes one: who holds it may
+    search there. `hidden` names the versions that no search may see, as they were at `read_s` (monotonic)."""
+
+    tenant_id: str
+    dataset_ids: tuple[str, ...]
+    place: str
+    embedding_model: str
+    hidden: tuple[str, ...]
+    read_s: float
 
 
 class QuestionEmbedder(Protocol):
@@ -37,59 +58,97 @@ class QuestionEmbedders(Protocol):
 class RetrievalService:
     """Owner-checks every dataset and document of a request, then asks the retriever."""
 
-    def __init__(self, db: Database, retriever: Retriever, models: QuestionEmbedders) -> None:
+    def __init__(self, db: Database, retriever: Retriever, models: QuestionEmbedders, clock: Clock) -> None:
         self._db = db
+        self._clock = clock
         self._retriever = retriever
         self._models = models
         self._turns = asyncio.Semaphore(SEARCHES_AT_ONCE)
+
+    async def scope(self, principal: Principal, dataset_ids: Sequence[str]) -> SearchScope:
+        """Where to search for the principal's datasets.
+
+        Raises:
+            InvalidInput: no dataset is named.
+            NotFound: kind `dataset`: the first that is absent or another tenant's.
+            Conflict: fact `field="embedding_model"`: the datasets use different embedding models.
+        """
+        wanted = tuple(dict.fromkeys(dataset_ids))
+        if not wanted:
+            raise InvalidInput("Name at least one dataset to search.", field="dataset_ids")
+        return await self._read_scope(principal.tenant_id, wanted)
 
     async def retrieve(self, principal: Principal, request: RetrievalRequest) -> Retrieved:
         """Return the page of hits that the request asks for, best first.
 
         Raises:
-            NotFound: kind `dataset` or `document`: absent, another tenant's, or a document of another dataset.
-            InvalidInput: no dataset is named.
-            Conflict: fact `field="embedding_model"`: the datasets use different embedding models.
+            NotFound: kind `document`: not one of these datasets. And what `scope` and `search` raise.
+        """
+        scope = await self.scope(principal, request.dataset_ids)
+        if request.document_ids:
+            await self._db.run(lambda: _check_documents(scope, request.document_ids))
+        return await self.search(scope, request)
+
+    async def search(self, scope: SearchScope, request: RetrievalRequest) -> Retrieved:
+        """`retrieve` in a scope that is known; the caller has checked that `request.document_ids` lie in it.
+
+        Raises:
+            NotFound, Conflict: a dataset went, or moved, while this waited for its turn.
             StoreUnavailable, ModelError: the index or the embedding model did not answer.
         """
-        if not request.dataset_ids:
-            raise InvalidInput("Name at least one dataset to search.", field="dataset_ids")
         async with self._turns:
-            return await self._search(principal, request)
+            if self._clock.monotonic() - scope.read_s > SCOPE_S:
+                scope = await self._read_scope(scope.tenant_id, scope.dataset_ids)
+            embedder = self._models.bundle_embed(scope.embedding_model, tenant_id=scope.tenant_id)
 
-    async def _search(self, principal: Principal, request: RetrievalRequest) -> Retrieved:
-        place_name, model = await self._db.run(lambda: _checked(principal, request))
-        embedder = self._models.bundle_embed(model, tenant_id=principal.tenant_id)
+            async def embed(question: str) -> Vector:
+                vector: Vector = (await embedder.encode_query(question)).vectors[0]
+                return vector
 
-        async def embed(question: str) -> Vector:
-            vector: Vector = (await embedder.encode_query(question)).vectors[0]
-            return vector
+            return await self._retriever.retrieve(
+                Place(name=scope.place, dim=embedder.dim),
+                embed=embed,
+                question=request.question[:LONGEST_QUESTION_CHARS],
+                dataset_ids=scope.dataset_ids,
+                document_ids=tuple(dict.fromkeys(request.document_ids)) or None,
+                without_versions=scope.hidden,
+                page=request.page,
+                page_size=request.page_size,
+                threshold=request.similarity_threshold,
+                weight=request.vector_similarity_weight,
+                top_k=request.top_k,
+            )
 
-        return await self._retriever.retrieve(
-            Place(name=place_name, dim=embedder.dim),
-            embed=embed,
-            question=request.question[:LONGEST_QUESTION_CHARS],
-            dataset_ids=tuple(dict.fromkeys(request.dataset_ids)),
-            document_ids=tuple(dict.fromkeys(request.document_ids)) or None,
-            page=request.page,
-            page_size=request.page_size,
-            threshold=request.similarity_threshold,
-            weight=request.vector_similarity_weight,
-            top_k=request.top_k,
-        )
+    async def _read_scope(self, tenant_id: str, dataset_ids: tuple[str, ...]) -> SearchScope:
+        read_s = self._clock.monotonic()
+
+        def read() -> SearchScope:
+            own = dataset_places(tenant_id, dataset_ids)
+            for dataset_id in dataset_ids:
+                if dataset_id not in own:
+                    raise NotFound("dataset", dataset_id)
+            if len(set(own.values())) > 1:
+                raise Conflict(
+                    "Datasets use different embedding models; search them one by one.", field="embedding_model"
+                )
+            place, model = own[dataset_ids[0]]
+            return SearchScope(
+                tenant_id=tenant_id,
+                dataset_ids=dataset_ids,
+                place=place,
+                embedding_model=model,
+                hidden=hidden_versions(place),
+                read_s=read_s,
+            )
+
+        return await self._db.run(read)
 
 
-def _checked(principal: Principal, request: RetrievalRequest) -> tuple[str, str]:
-    """The place and the embedding model all datasets of the request share."""
-    datasets = [own_dataset(principal, dataset_id) for dataset_id in dict.fromkeys(request.dataset_ids)]
-    if len({(dataset.place, dataset.embedding_model) for dataset in datasets}) > 1:
-        raise Conflict("Datasets use different embedding models; search them one by one.", field="embedding_model")
-    dataset_ids = [dataset.id for dataset in datasets]
+def _check_documents(scope: SearchScope, document_ids: Sequence[str]) -> None:
     known: set[str] = set()
-    for group in in_groups(dict.fromkeys(request.document_ids)):
-        rows = Document.select(Document.id).where(Document.id.in_(group) & Document.dataset_id.in_(dataset_ids))
+    for group in in_groups(dict.fromkeys(document_ids)):
+        rows = Document.select(Document.id).where(Document.id.in_(group) & Document.dataset_id.in_(scope.dataset_ids))
         known.update(row.id for row in rows)
-    for document_id in request.document_ids:
+    for document_id in document_ids:
         if document_id not in known:
             raise NotFound("document", document_id)
-    return datasets[0].place, datasets[0].embedding_model

@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from api.db.database import Database
-from api.db.services.chunk_rows import row_of
+from api.db.services.chunk_rows import write_rows
+from api.db.services.index_follow import enqueue_renewal
+from api.db.services.rebuild_rows import closing_datasets
 from api.db.services.removal import bury_versions
 from api.db.services.task_rows import (
     VERSION_DEAD,
@@ -18,7 +20,7 @@ from api.db.services.task_rows import (
     message_text,
     note_embedding,
 )
-from api.db.tables import Chunk, Dataset, Document, DocumentVersion, IndexPlace, Outbox, Task
+from api.db.tables import Chunk, Dataset, Document, DocumentVersion, IndexPlace, Task
 from rag.core.clock import Clock, from_ms, now_ms
 from rag.core.settings import IngestSettings
 from rag.core.types import ChunkText
@@ -29,8 +31,10 @@ EMBEDDED_OWNER = "embedded-"
 _LOSSES_PER_ATTEMPT = 3
 """A worker that is killed says less about a document than an error does: a task may lose this many workers for each
 attempt that errors are allowed."""
-_ROWS_AT_ONCE = 500
 _RETRY_S = 2.0
+_RIVALS = 8
+"""So many workers can claim at the same moment and all find tasks."""
+_MOVED = "The index was rebuilt in the meantime."
 
 Outcome = Literal["retried", "failed", "lost"]
 
@@ -53,25 +57,23 @@ class TaskService:
         """
         if not await self._db.run(lambda: bool(self._waiting(small, large))):
             return []
-        return await self._db.write(lambda: self._claim(owner, small, large))
+        return await self._db.write(lambda: self._claim(owner, small, large), locks_rows=True)
 
     async def report(self, reports: Sequence[Report]) -> frozenset[str]:
         """Write down how far jobs are and extend their leases. Returns the ids of lost tasks."""
         if not reports:
             return frozenset()
-        return await self._db.write(lambda: self._report(reports))
+        return await self._db.write(lambda: self._report(reports), locks_rows=True)
 
     async def write_chunks(self, groups: Sequence[tuple[Job, Sequence[ChunkText]]]) -> frozenset[str]:
         """See `Sink`."""
 
         def write() -> frozenset[str]:
-            held = self._held([job for job, _ in groups])
-            rows = [row_of(c) for job, chunks in groups if job.task_id in held for c in chunks]
-            for start in range(0, len(rows), _ROWS_AT_ONCE):
-                Chunk.insert_many(rows[start : start + _ROWS_AT_ONCE]).on_conflict_replace().execute()
+            held = self._held_in_place([job for job, _ in groups])
+            write_rows(chunk for job, chunks in groups if job.task_id in held for chunk in chunks)
             return frozenset(job.task_id for job, _ in groups) - held
 
-        return await self._db.write(write)
+        return await self._db.write(write, locks_rows=True)
 
     async def finish(self, ended: Sequence[Ended]) -> frozenset[str]:
         """See `Sink`."""
@@ -165,24 +167,47 @@ class TaskService:
 
         return await self._db.run(look)
 
-    def _waiting(self, small: int, large: int) -> list[str]:
-        now = now_ms(self._clock)
+    def _waiting(self, small: int, large: int, *, locked: bool = False) -> list[str]:
+        """The next tasks, `locked` for this transaction where the engine locks rows."""
         ids: list[str] = []
         for limit, size in ((small, Document.size <= SMALL_BYTES), (large, Document.size > SMALL_BYTES)):
-            if limit > 0:
-                waiting = (
-                    Task.select(Task.id)
-                    .join(Document, on=(Document.id == Task.document_id))
-                    .where(Task.state == "queued", Task.not_before <= now, size)
-                    .order_by(Task.priority.desc(), Task.create_time, Task.id)
-                    .limit(limit)
-                )
-                ids += [row.id for row in waiting]
+            if limit > 0 and locked and self._db.skips_locked:
+                ids += self._locked(self._next(limit * _RIVALS, size), limit)
+            elif limit > 0:
+                ids += self._next(limit, size)
         return ids
+
+    def _next(self, limit: int, size: Any) -> list[str]:
+        now = now_ms(self._clock)
+        waiting = (
+            Task.select(Task.id)
+            .join(Document, on=(Document.id == Task.document_id))
+            .where(Task.state == "queued", Task.not_before <= now, size, self._open(now))
+            .order_by(Task.priority.desc(), Task.create_time, Task.id)
+            .limit(limit)
+        )
+        return [row.id for row in waiting]
+
+    @staticmethod
+    def _locked(ids: Sequence[str], limit: int) -> list[str]:
+        """The first `limit` of `ids` that no other worker is just claiming. Asked for one by one: a search for several
+        locks all rows that it looks at, which in a short table are all."""
+        mine: list[str] = []
+        for task_id in ids:
+            free = Task.select(Task.id).where(Task.id == task_id, Task.state == "queued")
+            mine += [row.id for row in free.for_update(skip_locked=True)]
+            if len(mine) == limit:
+                break
+        return mine
+
+    @staticmethod
+    def _open(now: int) -> Any:
+        """No ingestion begins in a place that is just being left: it would have to begin again in the next."""
+        return Task.dataset_id.not_in(closing_datasets(now))
 
     def _claim(self, owner: str, small: int, large: int) -> list[Job]:
         now = now_ms(self._clock)
-        ids = self._waiting(small, large)
+        ids = self._waiting(small, large, locked=True)
         if not ids:
             return []
         Task.update(
@@ -231,6 +256,23 @@ class TaskService:
         Task.update(lease_until=until).where(*mine).execute()
         return frozenset(row.id for row in Task.select(Task.id).where(*mine))
 
+    def _held_in_place(self, jobs: Sequence[Job]) -> frozenset[str]:
+        """`_held`, without those whose dataset moved to another place since the claim (see `rebuild_service`): what
+        they wrote to the index is in the place that was left. They are put back, to be done again in the new one."""
+        held = self._held(jobs)
+        datasets = Dataset.select(Dataset.id, Dataset.place).where(Dataset.id.in_({job.dataset_id for job in jobs}))
+        places = {row.id: row.place for row in datasets}
+        moved = {
+            job.task_id
+            for job in jobs
+            if job.task_id in held and places.get(job.dataset_id, job.place.name) != job.place.name
+        }
+        if moved:
+            Task.update(attempts=Task.attempts - 1).where(Task.id.in_(moved)).execute()
+            # This worker must have let go of a task before it can claim it again.
+            self._requeue(list(moved), not_before=now_ms(self._clock) + int(1000 * _RETRY_S), last_error=_MOVED)
+        return held - moved
+
     def _if_held(self, job: Job, work: "Callable[[], Any]") -> Any:
         if job.task_id not in self._held([job]):
             raise TaskLost(f"The task {job.task_id!r} is no longer this worker's.")
@@ -265,11 +307,16 @@ class TaskService:
 
     def _finish(self, ended: Sequence[Ended]) -> frozenset[str]:
         now = now_ms(self._clock)
-        held = self._held([end.report.job for end in ended])
+        held = self._held_in_place([end.report.job for end in ended])
         documents = {
             row.id: row
             for row in Document.select(
-                Document.id, Document.live_version, Document.chunk_count, Document.token_count, Document.enabled
+                Document.id,
+                Document.name,
+                Document.live_version,
+                Document.chunk_count,
+                Document.token_count,
+                Document.enabled,
             ).where(Document.id.in_([end.report.job.document_id for end in ended]))
         }
         lost: set[str] = set()
@@ -294,11 +341,14 @@ class TaskService:
     def _go_live(self, end: Ended, before: Document, now: int) -> None:
         job = end.report.job
         if before.live_version and before.live_version != job.version_id:
-            # Nobody writes to the old version any more: time 0 lets it be swept at once.
-            mark_version(job, VERSION_DEAD, 0, version_id=before.live_version)
+            # Searches that began before may still find its entries, and need its rows: it rests before it is swept.
+            mark_version(job, VERSION_DEAD, now, version_id=before.live_version)
         DocumentVersion.delete().where(DocumentVersion.id == job.version_id).execute()
         if before.enabled != job.available:
-            self._follow_switch(job, before.enabled, now)
+            # It was switched on or off while it was ingested.
+            Chunk.update(available=before.enabled).where(Chunk.version_id == job.version_id).execute()
+        if before.enabled != job.available or before.name != job.name:
+            enqueue_renewal(job.place.name, job.document_id, now)
         Document.update(
             live_version=job.version_id,
             run="DONE",
@@ -309,16 +359,6 @@ class TaskService:
             token_count=end.token_count,
         ).where(Document.id == job.document_id).execute()
         self._write_task(end.report, "done", state="done", lease_owner=None, lease_until=0)
-
-    def _follow_switch(self, job: Job, available: bool, now: int) -> None:
-        """The document was switched on or off while it was ingested."""
-        Chunk.update(available=available).where(Chunk.version_id == job.version_id).execute()
-        Outbox.create(
-            place=job.place.name,
-            action="availability",
-            payload={"document_id": job.document_id, "available": available},
-            create_time=now,
-        )
 
     def _end_failed(self, task: Task, reason: str, messages: str) -> None:
         now = now_ms(self._clock)

@@ -3,31 +3,30 @@
 Every step can be repeated and stopped anywhere: a row that asks for work goes only after the work is done.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from api.db.database import Database
 from api.db.services.blob_garbage import collect_blobs
-from api.db.services.chunk_rows import text_of
+from api.db.services.entry_renewal import EntryRenewal
+from api.db.services.rebuild_drop import RebuildDrop
 from api.db.services.task_rows import VERSION_DEAD
-from api.db.tables import Chunk, Document, DocumentVersion, IndexPlace, Outbox, Task
+from api.db.tables import Chunk, DocumentVersion, IndexPlace, Outbox, Task
 from rag.blob.base import BlobStore
 from rag.core.clock import Clock, now_ms
-from rag.core.errors import StoreError
-from rag.core.types import ChunkText, Matrix
-from rag.ingest.index_text import index_text
-from rag.nlp.analysis import analyse
-from rag.store.base import Entry, EntryKey, Place, SearchStore, Selector
+from rag.core.errors import RagError, StoreError, StoreUnavailable
+from rag.ingest.entries import Embed
+from rag.store.base import Place, SearchStore, Selector
 
 SETTLE_MS = 10_000
-"""How long a version rests between its end and its sweeping: a worker that has just lost it may still be writing."""
+"""How long a version rests between its end and its sweeping: a worker that has just lost it may still be writing, and
+searches that began before may still find it."""
 OUTBOX_MS = 2_000
 """Changes younger than this are still being carried out by whoever made them."""
 _AT_ONCE = 200
-
-Embed = Callable[[str, Sequence[str]], Awaitable[Matrix]]
-"""Vectors of texts under a named embedding model."""
+_FIRST_WAIT_MS = 2_000
+_LONGEST_WAIT_MS = 600_000
+"""How long an index change waits that failed: twice as long after each attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +36,7 @@ class _Change:
     model: str
     action: str
     payload: dict[str, Any]
+    attempts: int
 
 
 class UpkeepService:
@@ -47,7 +47,7 @@ class UpkeepService:
         self._clock = clock
         self._store = store
         self._blobs = blobs
-        self._embed = embed
+        self._renewal = EntryRenewal(db, store, embed)
 
     async def places(self) -> list[Place]:
         """All places there are."""
@@ -107,20 +107,49 @@ class UpkeepService:
         return len(ids)
 
     async def drain_outbox(self) -> int:
-        """Carry out index changes whose maker did not live to do so, oldest first. Returns how many."""
-        until = now_ms(self._clock) - OUTBOX_MS
+        """Carry out index changes whose maker did not live to do so, oldest first. Returns how many.
+
+        One that fails waits, longer after each attempt, and the others go on. While the index is away none is at
+        fault: all stay due.
+
+        Raises:
+            RagError: the first failure, when all others have been tried; or at once that a backend does not answer.
+        """
+        now = now_ms(self._clock)
 
         def find() -> list[_Change]:
             places = {p.name: p for p in IndexPlace.select()}
-            rows = Outbox.select().where(Outbox.create_time <= until).order_by(Outbox.id).limit(_AT_ONCE)
+            due = (Outbox.create_time <= now - OUTBOX_MS) & (Outbox.not_before <= now)
+            rows = Outbox.select().where(due).order_by(Outbox.id).limit(_AT_ONCE)
             return [_change_of(row, places.get(row.place)) for row in rows]
 
         changes = await self._db.run(find)
+        failed: list[RagError] = []
         for change in changes:
-            if change.place is not None:
-                await self._carry_out(change, change.place)
-            await self._db.write(Outbox.delete().where(Outbox.id == change.id).execute)
+            try:
+                if change.place is not None:
+                    await self._carry_out(change, change.place)
+                await self._db.write(Outbox.delete().where(Outbox.id == change.id).execute)
+            except RagError as error:
+                failed.append(error)
+                unavailable = isinstance(error, StoreUnavailable)
+                if unavailable:
+                    await self._store.check()
+                await self._put_off(change)
+                if unavailable:
+                    break
+        if failed:
+            raise failed[0]
         return len(changes)
+
+    async def _put_off(self, change: _Change) -> None:
+        wait_ms = min(_FIRST_WAIT_MS << min(change.attempts, 16), _LONGEST_WAIT_MS)
+        later = Outbox.update(attempts=Outbox.attempts + 1, not_before=now_ms(self._clock) + wait_ms)
+        await self._db.write(later.where(Outbox.id == change.id).execute)
+
+    async def tidy_rebuilds(self) -> int:
+        """Drop places of the index that a killed rebuild left. Returns how many rebuilds it ended."""
+        return await RebuildDrop(self._db, self._clock, self._store).tidy()
 
     async def remove_garbage(self) -> int:
         """Remove files no document names. Returns how many."""
@@ -132,28 +161,10 @@ class UpkeepService:
                 ids = tuple(change.payload.get(kind) or ())
                 if ids:
                     await self._store.delete(place, Selector(**{kind: ids}))
-        elif change.action == "availability":
-            await self._renew(place, change.model, change.payload["document_id"])
+        elif change.action in ("renewal", "availability"):  # the second is the name that earlier versions wrote
+            await self._renewal.run(change.id, place, change.model, change.payload)
         else:
             raise StoreError(f"The outbox asks for {change.action!r}, which this version does not know.")
-
-    async def _renew(self, place: Place, model: str, document_id: str) -> None:
-        """Write the document's live chunks into the index as its rows are now."""
-
-        def read() -> list[ChunkText]:
-            document = Document.get_or_none(Document.id == document_id)
-            if document is None or document.live_version is None:
-                return []
-            rows = Chunk.select().where(Chunk.version_id == document.live_version).order_by(Chunk.ordinal)
-            return [text_of(row, document.name, available=row.available and document.enabled) for row in rows]
-
-        chunks = await self._db.run(read)
-        for start in range(0, len(chunks), _AT_ONCE):
-            part = chunks[start : start + _AT_ONCE]
-            texts = [index_text(c.document_name, c.heading_path, c.content) for c in part]
-            vectors = await self._embed(model, texts)
-            entries = [_entry(c, text, vectors[i]) for i, (c, text) in enumerate(zip(part, texts, strict=True))]
-            await self._store.upsert(place, entries)
 
 
 def _change_of(row: Outbox, place: IndexPlace | None) -> _Change:
@@ -163,14 +174,5 @@ def _change_of(row: Outbox, place: IndexPlace | None) -> _Change:
         model=place.embedding_model if place else "",
         action=row.action,
         payload=row.payload or {},
-    )
-
-
-def _entry(chunk: ChunkText, text: str, vector: Matrix) -> Entry:
-    return Entry(
-        key=EntryKey(document_id=chunk.document_id, version_id=chunk.version_id, chunk_id=chunk.chunk_id),
-        dataset_id=chunk.dataset_id,
-        tokens=" ".join(analyse(text)),
-        vector=vector,
-        available=chunk.available,
+        attempts=row.attempts,
     )

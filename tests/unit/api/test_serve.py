@@ -62,7 +62,7 @@ async def test_the_worker_ends_after_the_answers(tmp_path: Path, monkeypatch: py
         order.append("answers ended")
 
     @asynccontextmanager
-    async def opened(*_: object) -> AsyncIterator[None]:
+    async def opened(*_: object, **__: object) -> AsyncIterator[None]:
         yield
 
     monkeypatch.setattr(serving, "WatchedChild", Child)

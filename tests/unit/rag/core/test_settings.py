@@ -40,6 +40,57 @@ def test_keys_are_never_shown() -> None:
     assert "sk-secret-value" not in settings.model_dump_json()
 
 
+def test_passwords_leave_the_addresses() -> None:
+    environ = {
+        "PARLEY_ROWS__URL": "mysql://parley:p%40ss-word@db.example:3307/rows",
+        "PARLEY_INDEX__URL": "https://elastic:geheim@one:9200, https://two:9200/path",
+    }
+    settings = load_settings(environ=environ, env_file=NO_FILE)
+    assert settings.rows.url == "mysql://parley@db.example:3307/rows"
+    assert settings.rows.password is not None
+    assert settings.rows.password.get_secret_value() == "p@ss-word"
+    assert settings.index.url == "https://one:9200,https://two:9200/path"
+    assert settings.index.user == "elastic"
+    assert settings.index.password is not None
+    assert settings.index.password.get_secret_value() == "geheim"
+    for shown in (repr(settings), str(settings), settings.model_dump_json()):
+        assert "geheim" not in shown
+        assert "ss-word" not in shown
+
+
+def test_a_password_of_its_own_beats_the_one_in_the_address() -> None:
+    environ = {"PARLEY_ROWS__URL": "mysql://u:old@[::1]/rows", "PARLEY_ROWS__PASSWORD": "new"}
+    rows = load_settings(environ=environ, env_file=NO_FILE).rows
+    assert rows.url == "mysql://u@[::1]/rows"
+    assert rows.password is not None
+    assert rows.password.get_secret_value() == "new"
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"PARLEY_ROWS__URL": "postgres://u:geheim@host/rows"},
+        {"PARLEY_ROWS__URL": "mysql://u:geheim@host"},
+        {"PARLEY_ROWS__URL": "mysql://u:geheim@host/a/b"},
+        {"PARLEY_ROWS__URL": "mysql://u:geheim@host:port/rows"},
+        {"PARLEY_ROWS__URL": "mysql://u:geheim@host:99999/rows"},
+        {"PARLEY_ROWS__URL": "mysql://u:geheim@[::1/rows"},
+        {"PARLEY_ROWS__URL": "mysql://:geheim@host/rows"},
+        {"PARLEY_ROWS__URL": "mysql://u:geheim@host/rows?ssl=1"},
+        {"PARLEY_INDEX__URL": "u:geheim@host:9200"},
+        {"PARLEY_INDEX__URL": "http://u:geheim@one,ftp://two"},
+        {"PARLEY_INDEX__URL": "http://u:geheim@one?x=1"},
+        {"PARLEY_INDEX__URL": "http://u:geheim@one", "PARLEY_INDEX__API_KEY": "geheim"},
+        {"PARLEY_INDEX__PREFIX": "Parley"},
+        {"PARLEY_INDEX__PREFIX": "a*"},
+    ],
+)
+def test_addresses_that_cannot_be_used_are_refused_without_repeating_them(environ: dict[str, str]) -> None:
+    with pytest.raises(InvalidInput, match="PARLEY_(ROWS|INDEX)") as raised:
+        load_settings(environ=environ, env_file=NO_FILE)
+    assert "geheim" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("environ", "words"),
     [

@@ -173,7 +173,7 @@ class TestWriteGroup:
 
     async def test_a_refused_document_does_not_take_others_with_it(self) -> None:
         class Picky(MemoryStore):
-            async def upsert(self, place: Place, entries: Sequence[Entry]) -> None:
+            async def upsert(self, place: Place, entries: Sequence[Entry], *, visible: bool = True) -> None:
                 if any(e.key.document_id == "d2" for e in entries):
                     raise StoreError("No.")
                 await super().upsert(place, entries)
@@ -190,9 +190,27 @@ class TestWriteGroup:
             await two
         assert set(tasks.done) == {"t1"}
 
+    async def test_only_the_write_with_which_a_version_goes_live_is_waited_for(self) -> None:
+        writes_seen: list[tuple[int, bool]] = []
+
+        class Watched(MemoryStore):
+            async def upsert(self, place: Place, entries: Sequence[Entry], *, visible: bool = True) -> None:
+                writes_seen.append((len(entries), visible))
+                await super().upsert(place, entries, visible=visible)
+
+        tasks = MemoryTasks()
+        one = job(1)
+        tasks.running = {"t1": one}
+        writes = self.group(tasks, Watched(), max_chunks=2)
+        first = writes.submit(one, *part(one, 2))
+        second = writes.submit(one, *part(one, 2, 2), after=(first,))
+        await second
+        await writes.submit(one, *part(one, 0, 4), after=(first, second), end=lambda: end_of(one, 4))
+        assert writes_seen == [(2, False), (2, False), (0, True)]
+
     async def test_a_part_is_not_written_after_one_that_failed(self) -> None:
         class Broken(MemoryStore):
-            async def upsert(self, place: Place, entries: Sequence[Entry]) -> None:
+            async def upsert(self, place: Place, entries: Sequence[Entry], *, visible: bool = True) -> None:
                 raise StoreUnavailable("The disk is full.")
 
         tasks = MemoryTasks()

@@ -1,4 +1,5 @@
 import asyncio
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from rag.core.settings import RetrievalSettings
 from rag.core.types import ChunkText, Retrieved, Vector
 from rag.nlp.analysis import index_tokens
 from rag.retrieve.retriever import Retriever
-from rag.store.base import Candidates, Entry, EntryKey, Place, Sample, SearchQuery
+from rag.store.base import Candidates, Entry, EntryKey, Place, Sample, SearchQuery, View
 from rag.store.memory import MemoryStore
 
 PLACE = Place(name="t_test_g1", dim=4)
@@ -68,6 +69,10 @@ class CountingStore(MemoryStore):
         self.samples = 0
         self.queries: list[SearchQuery] = []
         self.broken = False
+        self.given_view: View | None = None
+
+    async def view(self, place: Place) -> View | None:
+        return self.given_view
 
     async def sample(self, place: Place, dataset_ids: tuple[str, ...]) -> Sample:
         self.samples += 1
@@ -248,3 +253,39 @@ async def test_old_statistics_of_a_small_dataset_are_read_again_first(world: Wor
     world.clock.now_s = 100.0
     assert names(await world.ask("capital", dataset_ids=("set2",))) == ["capital"]
     assert world.store.samples == 2
+
+
+class OldView:
+    """What a place held at one moment."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = copy.deepcopy(store)
+
+    def search(self, query: SearchQuery) -> Candidates:
+        searching = self._store.search(PLACE, query)
+        try:
+            searching.send(None)
+        except StopIteration as end:
+            found: Candidates = end.value
+            return found
+        raise AssertionError("the memory store waited")
+
+
+@pytest.mark.parametrize("with_view", [False, True])
+async def test_a_version_that_went_live_since_the_caller_looked_is_found(world: World, with_view: bool) -> None:
+    world.store.given_view = OldView(world.store) if with_view else None
+    new = [
+        Entry(
+            key=EntryKey(document_id="d1", version_id="v2", chunk_id=f"{name}2"),
+            dataset_id="set1",
+            tokens=index_tokens(text),
+            vector=np.eye(4, dtype=np.float32)[number],
+        )
+        for number, (name, text) in enumerate(TEXTS.items())
+    ]
+    await world.store.upsert(PLACE, new)
+    world.chunks.gone = set(TEXTS)  # the rows say: v2 is live, v1 dead
+    world.chunks.hidden = ("v1",)
+    found = await world.ask("capital expenditure", without_versions=("v2",))
+    assert sorted(names(found)) == sorted(f"{name}2" for name in TEXTS)
+    assert names(found)[0] == "capital2"

@@ -10,6 +10,8 @@ from rag.testing.store_suite import Opener, StoreProcessSuite, StoreSuite
 
 
 class TestLanceStore(StoreSuite):
+    gives_views = True
+
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[SearchStore]:  # type: ignore[override]
         store = LanceStore(tmp_path / "index", clock=SystemClock())

@@ -172,3 +172,17 @@ async def test_deleting_reports_what_it_did(talk: Talk) -> None:
     assert await talk.assistants.delete(ANN, []) == BatchResult()
     assert await talk.assistants.delete(ANN, None) == BatchResult(done=(one, three))
     assert await talk.assistants.delete(ANN, None) == BatchResult()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("language", "x" * 33), ("prompt_type", "x" * 17), ("rerank_id", "x" * 256)]
+)
+async def test_what_fits_no_row_is_refused_on_every_engine(talk: Talk, field: str, value: str) -> None:
+    with pytest.raises(LimitExceeded) as caught:
+        await talk.assistants.create(ANN, {"name": "A", field: value})
+    assert caught.value.facts["field"] == field
+    chat = await talk.assistants.create(ANN, {"name": "A", field: value[1:]})
+    with pytest.raises(LimitExceeded):
+        await talk.assistants.update(ANN, chat.id, {field: value})
+    with pytest.raises(InvalidInput):
+        await talk.assistants.update(ANN, chat.id, {"top_k": -(2**31) - 1})

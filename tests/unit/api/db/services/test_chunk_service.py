@@ -1,6 +1,8 @@
+from dataclasses import replace
+
 import pytest
 
-from api.db.services.chunk_rows import positions_from_json, row_of, text_of
+from api.db.services.chunk_rows import positions_from_json, text_of, write_rows
 from api.db.services.records import Page
 from api.db.tables import Chunk, Document, Outbox
 from rag.core.errors import InvalidInput, NotFound
@@ -129,7 +131,7 @@ async def test_texts_of_many_documents_come_in_one_read(world: World) -> None:
                 ordinal=0,
                 content=str(number),
             )
-            Chunk.insert(row_of(one)).execute()
+            write_rows([one])
             keys.append(EntryKey(document_id=one.document_id, version_id=one.version_id, chunk_id=one.chunk_id))
         return keys
 
@@ -155,7 +157,7 @@ async def test_a_switched_off_document_is_listed_but_not_found(world: World) -> 
     assert await world.chunks.hidden_versions(dataset.place) == ()
     assert list(await world.chunks.texts([key])) == [key]
     changes = await world.db.run(lambda: [(row.action, row.payload) for row in Outbox.select()])
-    assert changes == [("availability", {"document_id": document.id, "available": True})]
+    assert changes == [("renewal", {"document_id": document.id})]
 
 
 async def test_places_do_not_see_each_other(world: World) -> None:
@@ -166,7 +168,7 @@ async def test_places_do_not_see_each_other(world: World) -> None:
     assert await world.chunks.hidden_versions("t_ann_g9") == ()
 
 
-def test_a_chunk_survives_its_row() -> None:
+async def test_a_chunk_survives_its_row(world: World) -> None:
     chunk = ChunkText(
         chunk_id="c" * 16,
         document_id="d",
@@ -185,7 +187,10 @@ def test_a_chunk_survives_its_row() -> None:
         kind="table",
         create_time=9,
     )
-    assert text_of(Chunk(**row_of(chunk)), "a.pdf") == chunk
-    assert row_of(chunk)["page"] == 2
-    assert row_of(chunk)["top"] == 3.2
+    bare = replace(chunk, chunk_id="b" * 16, positions=(), heading_path=(), important_keywords=(), questions=())
+    await world.db.write(lambda: write_rows([replace(chunk, content="before"), bare]))
+    await world.db.write(lambda: write_rows([chunk]))
+    kept = await world.db.run(lambda: {row.chunk_id: row for row in Chunk.select()})
+    assert {key: text_of(row, "a.pdf") for key, row in kept.items()} == {one.chunk_id: one for one in (chunk, bare)}
+    assert [(row.page, row.top) for _, row in sorted(kept.items())] == [(None, 0.0), (2, 3.2)]
     assert positions_from_json(None) == ()

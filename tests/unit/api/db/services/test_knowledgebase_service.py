@@ -7,7 +7,7 @@ from api.db.services.parser_configs import default_parser_config
 from api.db.services.records import DatasetRecord, Page
 from api.db.services.task_service import TaskService
 from api.db.tables import BlobGarbage, Chunk, Dataset, Document, DocumentVersion, IndexPlace, Outbox, Task
-from rag.core.errors import Conflict, InvalidInput, NotFound
+from rag.core.errors import Conflict, InvalidInput, LimitExceeded, NotFound
 from rag.core.settings import IngestSettings
 from tests.unit.api.db.services.world import ANN, BOB, World, principal
 
@@ -222,3 +222,19 @@ async def test_what_is_not_the_principal_s_is_not_found(
         await call(world, made.id)
     assert await world.knowledgebases.get(ANN, made.id) == made
     assert await world.knowledgebases.list(BOB, Page(), id=made.id) == ([], 0)
+
+
+async def test_what_fits_no_row_is_refused_on_every_engine(world: World) -> None:
+    with pytest.raises(LimitExceeded) as caught:
+        await world.dataset(name="x" * 256)
+    assert (caught.value.facts["field"], caught.value.facts["limit"]) == ("name", 255)
+    dataset = await world.dataset(name="\U0001f600" * 255)
+    assert dataset.name == "\U0001f600" * 255
+    with pytest.raises(LimitExceeded):
+        await world.dataset(name=dataset.name)
+    with pytest.raises(LimitExceeded):
+        await world.knowledgebases.update(ANN, dataset.id, {"language": "x" * 33})
+    with pytest.raises(InvalidInput):
+        await world.knowledgebases.update(ANN, dataset.id, {"pagerank": 2**31})
+    kept = await world.knowledgebases.update(ANN, dataset.id, {"language": "x" * 32, "pagerank": 2**31 - 1})
+    assert (kept.language, kept.pagerank) == ("x" * 32, 2**31 - 1)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from rag.core.ids import new_id
 from rag.core.settings import IngestSettings
 from rag.core.types import ChunkText, Position
 from rag.ingest.base import SMALL_BYTES, Ended, Job, Report, TaskLost
+from tests.unit.api.db.rows import Rows
 
 TIMES = {"create_time": 1, "update_time": 1}
 
@@ -149,8 +149,8 @@ def ended(job: Job, chunks: int = 1, tokens: int = 7) -> Ended:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    db = Database(tmp_path / "rows.sqlite", busy_timeout_s=5)
+def bench(rows: Rows) -> Iterator[Bench]:
+    db = rows.database()
     db.open()
     yield Bench(db)
     db.close()
@@ -250,6 +250,16 @@ class TestFinish:
         assert bench.versions() == {old.version_id: "dead"}
         assert (bench.dataset().chunk_count, bench.dataset().token_count) == (3, 30)
 
+    async def test_a_replaced_version_rests_for_searches_that_began_before(self, bench: Bench) -> None:
+        bench.add("a.txt")
+        old = await bench.one()
+        await bench.tasks.finish([ended(old, 5, 50)])
+        bench.clock.seconds += 100
+        bench.add("a.txt", document=old.document_id)
+        await bench.tasks.finish([ended(await bench.one(), 3, 30)])
+        died = bench.db.run_blocking(lambda: DocumentVersion.get_by_id(old.version_id).update_time)
+        assert died == int(bench.clock.seconds * 1000)
+
     async def test_writing_twice_is_writing_once(self, bench: Bench) -> None:
         bench.add("a.txt")
         job = await bench.one()
@@ -284,7 +294,7 @@ class TestFinish:
         await bench.tasks.finish([ended(job)])
         assert [c.available for c in bench.chunks(job.version_id)] == [False]
         (row,) = bench.db.run_blocking(lambda: list(Outbox.select()))
-        assert (row.action, row.payload) == ("availability", {"document_id": job.document_id, "available": False})
+        assert (row.action, row.payload) == ("renewal", {"document_id": job.document_id})
 
     async def test_many_at_once(self, bench: Bench) -> None:
         for number in range(30):

@@ -5,7 +5,7 @@ import pytest
 from api.db.services.records import ModelCall
 from api.db.services.usage_service import UsageService
 from api.db.tables import Usage
-from rag.core.errors import StoreUnavailable
+from rag.core.errors import OutcomeUnknown, StoreUnavailable
 from tests.unit.api.db.services.world import World
 
 
@@ -37,10 +37,10 @@ async def test_calls_that_end_together_share_writes(world: World, monkeypatch: p
     writes = 0
     real = world.db.write_blocking
 
-    def counting(fn):  # type: ignore[no-untyped-def]
+    def counting(fn, **options):  # type: ignore[no-untyped-def]
         nonlocal writes
         writes += 1
-        return real(fn)
+        return real(fn, **options)
 
     monkeypatch.setattr(world.db, "write_blocking", counting)
     usage = UsageService(world.db, world.clock)
@@ -52,12 +52,31 @@ async def test_calls_that_end_together_share_writes(world: World, monkeypatch: p
 async def test_a_row_that_cannot_be_written_goes_with_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = UsageService(world.db, world.clock)
 
-    def full(fn):  # type: ignore[no-untyped-def]
+    def full(fn, **options):  # type: ignore[no-untyped-def]
         raise StoreUnavailable("The disk is full.")
 
     with monkeypatch.context() as patch:
         patch.setattr(world.db, "write_blocking", full)
         with pytest.raises(StoreUnavailable):
+            await usage.record(call("first"))
+    await usage.record(call("second"))
+    rows = await world.db.run(lambda: [row.purpose for row in Usage.select().order_by(Usage.id)])
+    assert rows == ["first", "second"]
+
+
+async def test_a_row_that_may_have_been_written_is_not_written_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = UsageService(world.db, world.clock)
+    real = world.db.write_blocking
+
+    def lost(fn, **options):  # type: ignore[no-untyped-def]
+        real(fn, **options)
+        raise OutcomeUnknown("The connection ended.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.db, "write_blocking", lost)
+        with pytest.raises(OutcomeUnknown):
             await usage.record(call("first"))
     await usage.record(call("second"))
     rows = await world.db.run(lambda: [row.purpose for row in Usage.select().order_by(Usage.id)])

@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from api.db.database import Database
-from api.db.services.chunk_rows import row_of
+from api.db.services.chunk_rows import write_rows
 from api.db.services.chunk_service import ChunkService
 from api.db.services.document_service import DocumentService
 from api.db.services.knowledgebase_service import KnowledgebaseService
 from api.db.services.records import DatasetRecord, DocumentRecord
-from api.db.tables import Chunk, Dataset, Document, DocumentVersion, Task, Tenant
+from api.db.tables import Dataset, Document, DocumentVersion, Task, Tenant
 from rag.core.errors import NotFound, StoreUnavailable
 from rag.core.ids import chunk_id
 from rag.core.settings import IngestSettings
@@ -72,9 +72,9 @@ class DeletingStore:
 
 
 class World:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, db: Database) -> None:
         self.folder = folder
-        self.db = Database(folder / "rows.sqlite", busy_timeout_s=5)
+        self.db = db
         self.db.open()
         self.clock = TestClock()
         self.blobs = MemoryBlobs()
@@ -122,8 +122,7 @@ class World:
             task = Task.get((Task.document_id == document.id) & (Task.state == "queued"))
             row = Document.get_by_id(document.id)
             chunks = [chunk(document, task.version_id, n, text) for n, text in enumerate(contents)]
-            if chunks:
-                Chunk.insert_many([row_of(c) for c in chunks]).execute()
+            write_rows(chunks)
             Dataset.update(
                 chunk_count=Dataset.chunk_count + len(chunks), token_count=Dataset.token_count + 5 * len(chunks)
             ).where(Dataset.id == row.dataset_id).execute()

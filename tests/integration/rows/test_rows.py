@@ -1,0 +1,1 @@
+from tests.unit.api.db.test_rows import *  # noqa: F403
