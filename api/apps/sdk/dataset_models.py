@@ -8,8 +8,8 @@ from itertools import islice
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from api.apps.envelope import bad_argument
 from api.db.services.parser_configs import RAPTOR_PROMPT
@@ -73,6 +73,13 @@ EmbeddingModel = Annotated[
     str, StringConstraints(strip_whitespace=True, max_length=255), AfterValidator(_embedding_model)
 ]
 RowId = Annotated[str, AfterValidator(_row_id)]
+
+
+def _not_too_many(ids: Any) -> Any:
+    """Counts before anything is looked at: thousands of wrong ids would be thousands of errors, made on the loop."""
+    if isinstance(ids, list) and len(ids) > _MOST_IDS:
+        raise PydanticKnownError("too_long", {"field_type": "List", "max_length": _MOST_IDS, "actual_length": len(ids)})
+    return ids
 
 
 class Strict(BaseModel):
@@ -156,7 +163,7 @@ class UpdateDataset(Strict):
 class DeleteDatasets(Strict):
     """Body of DELETE `/datasets`: null means all of the tenant."""
 
-    ids: Annotated[list[RowId], Field(max_length=_MOST_IDS)] | None
+    ids: Annotated[list[RowId], BeforeValidator(_not_too_many)] | None
 
     def plain_ids(self) -> list[str] | None:
         """The ids without hyphens.
