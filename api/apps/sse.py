@@ -25,6 +25,8 @@ from rag.core.events import (
     Started,
     Stopped,
     Token,
+    ToolFinished,
+    ToolStarted,
     Usage,
 )
 
@@ -179,6 +181,10 @@ def event_payload(event: DialogEvent) -> tuple[str, dict[str, Any]]:
             return "retrieval_started", {"question": question}
         case RetrievalFinished(reference=reference, timings_ms=timings):
             return "retrieval_finished", {"reference": reference_wire(reference), "timings_ms": timings}
+        case ToolStarted(call_id=call_id, name=name, arguments=arguments):
+            return "tool_started", {"call_id": call_id, "name": name, "arguments": arguments}
+        case ToolFinished(call_id=call_id, name=name, error=error, duration_ms=duration_ms):
+            return "tool_finished", {"call_id": call_id, "name": name, "error": error, "duration_ms": duration_ms}
         case Cited(answer=answer, reference=reference):
             return "citations", {"answer": answer, "reference": reference_wire(reference)}
         case Usage(model=model, usage=usage):

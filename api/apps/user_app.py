@@ -13,7 +13,7 @@ from api.apps.context import services
 from api.apps.envelope import Refused, data_error, http_date, json_response, json_result, times
 from api.apps.openapi import describe
 from api.apps.user_models import Login, Register, TenantInfo
-from api.db.services.llm_service import ModelKind
+from api.db.services.model_catalogue import ModelKind
 from api.db.services.records import UserRecord
 from api.errors import EXCEPTION, FORBIDDEN, NOT_AUTHENTICATED, OPERATING_ERROR
 from rag.core.errors import Conflict, InvalidInput, NotAllowed, NotFound

@@ -1,8 +1,8 @@
 """What a running answer says, as typed events.
 
 `dialog_service.chat` yields them, the event log numbers and keeps them, `api/apps` turns them into frames.
-Order: Started, RetrievalStarted?, RetrievalFinished?, (Token | Reasoning)*, Cited?, Usage?, then exactly one of
-Done, Failed, Stopped.
+Order: Started, RetrievalStarted?, RetrievalFinished?, (Token | Reasoning | ToolStarted | ToolFinished)*, Cited?,
+Usage?, then exactly one of Done, Failed, Stopped.
 """
 
 from dataclasses import dataclass, field
@@ -41,6 +41,25 @@ class Reasoning:
     """New text of the model's thinking (an increment, never empty)."""
 
     text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolStarted:
+    """The model calls tool `name` with `arguments` (JSON text); `call_id` joins it to its `ToolFinished`."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolFinished:
+    """The tool ended. `error` says in words why it failed, else empty; `duration_ms` is wall-clock time."""
+
+    call_id: str
+    name: str
+    error: str = ""
+    duration_ms: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +105,17 @@ class Stopped:
 
 
 DialogEvent = (
-    Started | RetrievalStarted | RetrievalFinished | Token | Reasoning | Cited | Usage | Done | Failed | Stopped
+    Started
+    | RetrievalStarted
+    | RetrievalFinished
+    | Token
+    | Reasoning
+    | ToolStarted
+    | ToolFinished
+    | Cited
+    | Usage
+    | Done
+    | Failed
+    | Stopped
 )
 TERMINAL = (Done, Failed, Stopped)

@@ -147,19 +147,53 @@ class Retrieved:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Turn:
-    """One message of a conversation as a model sees it."""
+class Picture:
+    """An image in a user's message: its bytes, checked by whoever took them in. Never an address: no model call makes
+    a provider fetch what a user names."""
 
-    role: Literal["system", "user", "assistant"]
+    media_type: Literal["image/png", "image/jpeg", "image/webp", "image/gif"]
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolCall:
+    """A tool that a model wants to use. `arguments` is JSON as the model wrote it; `problem` says in words why it
+    cannot be used, else empty. `signature` is what some providers want back unchanged with the call."""
+
+    id: str
+    name: str
+    arguments: str
+    problem: str = ""
+    signature: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """One message of a conversation as a model sees it.
+
+    An assistant's turn may hold `tool_calls`; each is answered by a `tool` turn with its `tool_call_id`. `pictures`
+    belong to user turns. `reasoning` is given back only to providers that ask for it within a tool round.
+    """
+
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    pictures: tuple[Picture, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenUsage:
-    """Tokens of one model call. `estimated` where the provider did not say."""
+    """Tokens of one model call. `estimated` where the provider did not say. `cached_tokens` is the part of
+    `prompt_tokens` that the provider read from its cache, `cache_write_tokens` the part it stored there,
+    `reasoning_tokens` the part of `completion_tokens` that was thinking."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
     estimated: bool = False
 
     @property

@@ -1,10 +1,12 @@
 """Roles of models. Adapters may be synchronous or asynchronous; `LLMBundle` looks at the method itself."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from rag.core.types import ChunkText, Matrix, TokenUsage, Turn
+from pydantic import SecretStr
+
+from rag.core.types import ChunkText, Matrix, Picture, TokenUsage, ToolCall, Turn, Vector
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,23 +32,76 @@ class Grounding:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ToolSpec:
+    """A tool as a model is told of it. `parameters` is a JSON schema of type object; `name` fits
+    `[a-zA-Z0-9_-]{1,64}`."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplySchema:
+    """The JSON schema that a reply must fit; `name` fits `[a-zA-Z0-9_-]{1,64}`."""
+
+    name: str
+    schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ChatRequest:
-    """One call. Identity and history travel here, never on a client object."""
+    """One call. Identity and history travel here, never on a client object.
+
+    `tools` may be called unless `tool_choice` is "none"; a model without the capability is refused before the call.
+    `cache_prefix` asks providers that want to be asked to cache the tools and system turns. `tool_fragments` asks for
+    pieces of tool arguments as they come; whole calls come in any case.
+    """
 
     turns: tuple[Turn, ...]
+    tools: tuple[ToolSpec, ...] = ()
+    tool_choice: Literal["auto", "none", "required"] = "auto"
+    parallel_tools: bool = True
+    tool_fragments: bool = False
+    reply_schema: ReplySchema | None = None
+    cache_prefix: bool = False
     sampling: Sampling = field(default_factory=Sampling)
     grounding: Grounding | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ToolFragment:
+    """A piece of the call number `index` of this reply, from 0; `name` comes with its first piece."""
+
+    index: int
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Delta:
-    """A piece of a streamed reply; `usage` and `finish` come with the last ones."""
+    """A piece of a streamed reply; `tool_calls` (whole, in the order the model began them), `usage` and `finish` come
+    with the last ones. `finish` is "cut_off" where the provider gave no reason."""
 
     text: str = ""
     reasoning: str = ""
+    fragments: tuple[ToolFragment, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
     usage: TokenUsage | None = None
     finish: Literal["stop", "length", "tool_calls", "content_filter", "cut_off"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capabilities:
+    """What a chat model can do. `prompt_caching`: "automatic" needs no word from us, "marked" wants marks."""
+
+    tools: bool = False
+    parallel_tools: bool = False
+    json_schema: bool = False
+    vision: bool = False
+    reasoning: bool = False
+    prompt_caching: Literal["none", "automatic", "marked"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +112,11 @@ class ModelInfo:
     context_tokens: int
     max_output_tokens: int
     local: bool = False
+    capabilities: Capabilities = field(default_factory=Capabilities)
+
+    @property
+    def provider(self) -> str:
+        return self.name.rpartition("@")[2]
 
 
 class ChatModel(Protocol):
@@ -98,3 +158,86 @@ class Embedder(Protocol):
     def encode_query(self, text: str) -> Any:
         """Embedded with one row, as questions are embedded."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reranked:
+    """`scores`: shape (n,), float32, one per passage in order, 0 (irrelevant) to 1."""
+
+    scores: Vector
+    tokens: int
+
+
+class Reranker(Protocol):
+    """`rerank` may be a coroutine function or a plain function."""
+
+    name: str
+
+    def rerank(self, question: str, passages: Sequence[str]) -> Any:
+        """Reranked, one score per passage."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Described:
+    text: str
+    usage: TokenUsage
+
+
+class Describer(Protocol):
+    """`describe` may be a coroutine function or a plain function."""
+
+    name: str
+
+    def describe(self, picture: Picture, prompt: str) -> Any:
+        """Described: what the picture shows, in words, as `prompt` asks; an empty prompt asks for everything."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Transcribed:
+    """`seconds` is the length of the audio where the provider says it, else 0."""
+
+    text: str
+    seconds: float = 0.0
+
+
+class Transcriber(Protocol):
+    """`transcribe` may be a coroutine function or a plain function."""
+
+    name: str
+
+    def transcribe(self, audio: bytes, *, file_name: str) -> Any:
+        """Transcribed; the ending of `file_name` tells the format."""
+        ...
+
+
+class Speaker(Protocol):
+    """`speak` is an async generator function, or a synchronous generator function."""
+
+    name: str
+
+    def speak(self, text: str) -> AsyncIterator[bytes] | Iterator[bytes]:
+        """Pieces of an MP3 file that says `text`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OwnModel:
+    """A model that a tenant named; `kind` as in `ProviderLogin`."""
+
+    name: str
+    kind: Literal["chat", "embedding", "rerank", "image2text", "speech2text", "tts"]
+    max_tokens: int = 0
+    enabled: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProviderLogin:
+    """How a tenant reaches a provider: what it set over the server's own settings. `models` are those it added or
+    switched off by name; all others of the provider's list stay as they are."""
+
+    provider: str
+    api_key: SecretStr
+    base_url: str = ""
+    models: tuple[OwnModel, ...] = ()

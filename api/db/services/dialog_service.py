@@ -14,7 +14,8 @@ import structlog
 
 from api.db.services.dialog_brief import AskOptions, Brief, brief_of_ask, brief_of_dialog
 from api.db.services.dialog_prompt import Material, PreparedPrompt, prepare
-from api.db.services.llm_service import LLMBundle, ModelCatalogue
+from api.db.services.llm_service import LLMBundle
+from api.db.services.model_catalogue import ModelCatalogue
 from api.db.services.records import DialogRecord, RetrievalRequest
 from api.db.services.retrieval_service import LONGEST_QUESTION_CHARS
 from rag.core.blocking import Lane, run_in

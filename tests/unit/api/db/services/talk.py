@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from api.db.services.assistant_service import AssistantService
 from api.db.services.conversation_service import ConversationService
 from api.db.services.dialog_service import AskOptions, DialogService
-from api.db.services.llm_service import ModelCatalogue
+from api.db.services.model_catalogue import ModelCatalogue
 from api.db.services.records import ConversationRecord, DialogRecord, MessageRecord, RetrievalRequest
 from rag.core.clock import SystemClock
 from rag.core.errors import NotFound

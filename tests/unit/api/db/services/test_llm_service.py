@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 import numpy as np
 import pytest
 
-from api.db.services.llm_service import ModelCatalogue
+from api.db.services.model_catalogue import ModelCatalogue
 from api.db.services.records import ModelCall
 from rag.core.errors import ModelOverloaded, NotFound
 from rag.core.settings import load_settings

@@ -1,0 +1,56 @@
+"""Usage rows beside the calls: no answer waits for a disk."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from api.db.services.records import ModelCall
+from rag.core.errors import RagError
+
+log = structlog.get_logger()
+
+
+class UsageSink(Protocol):
+    """Keeps usage rows; implemented by `usage_service`."""
+
+    async def record(self, call: ModelCall) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallContext:
+    """For whom and what for a model is called; ends up in the usage row, never on a model."""
+
+    tenant_id: str = ""
+    purpose: str = "answer"
+    dialog_id: str | None = None
+    conversation_id: str | None = None
+    message_id: str | None = None
+
+
+class UsageLedger:
+    """Writes usage rows beside the calls."""
+
+    def __init__(self, sink: UsageSink | None) -> None:
+        self._sink = sink
+        self._writes: set[asyncio.Task[None]] = set()
+
+    def add(self, call: ModelCall) -> None:
+        if self._sink is None:
+            return
+        task = asyncio.get_running_loop().create_task(self._write(self._sink, call))
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+
+    async def settle(self) -> None:
+        """Wait until every row is written."""
+        while self._writes:
+            await asyncio.wait(self._writes)
+
+    @staticmethod
+    async def _write(sink: UsageSink, call: ModelCall) -> None:
+        try:
+            await sink.record(call)
+        except RagError as error:
+            log.warning("usage_row_lost", model=call.model, purpose=call.purpose, code=error.code)
