@@ -369,7 +369,7 @@ class Message(Row):
 
 
 class Usage(Row):
-    """One model call."""
+    """One model call; `records.ModelCall` tells the columns."""
 
     id = AutoField()
     tenant_id = _id(index=True)
@@ -386,6 +386,14 @@ class Usage(Row):
     attempts = IntegerField()
     outcome = CharField(max_length=32)
     create_time = BigIntegerField(index=True)
+    provider = CharField(max_length=64, default="")
+    cached_tokens = IntegerField(default=0)
+    cache_write_tokens = IntegerField(default=0)
+    reasoning_tokens = IntegerField(default=0)
+    tool_calls = IntegerField(default=0)
+    cost_usd = DoubleField(null=True)
+    arm = CharField(max_length=255, default="")
+    key_id = _id(default="")
 
 
 ALL_TABLES: tuple[type[Row], ...] = (

@@ -229,7 +229,13 @@ class ConversationRecord:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelCall:
     """One call of a model, as usage rows keep it. `outcome` is `ok`, `cut_off`, `cancelled` or an error's code;
-    `first_token_ms` is None where nothing was streamed."""
+    `first_token_ms` is None where nothing was streamed.
+
+    `cached_tokens` (read from the provider's prompt cache) and `cache_write_tokens` (written to it) are part of
+    `prompt_tokens`, `reasoning_tokens` of `completion_tokens`. `cost_usd` is None where no price is known; it is
+    priced when the row is written, if the call does not bring it. `arm` says which switched features took part
+    (`fallback=on,prompt_caching=off`), `key_id` whose API key asked; empty for a login or the server itself.
+    """
 
     tenant_id: str
     model: str
@@ -244,3 +250,11 @@ class ModelCall:
     dialog_id: str | None = None
     conversation_id: str | None = None
     message_id: str | None = None
+    provider: str = ""
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    tool_calls: int = 0
+    cost_usd: float | None = None
+    arm: str = ""
+    key_id: str = ""

@@ -27,6 +27,23 @@ class CallContext:
     dialog_id: str | None = None
     conversation_id: str | None = None
     message_id: str | None = None
+    key_id: str = ""
+    """The API key that asked; empty for a login or the server itself."""
+    arm: str = ""
+    """Which switched features took part: `fallback=on,prompt_caching=off`."""
+
+
+class BudgetGate(Protocol):
+    """Says no before a call that would go over a budget; implemented by `budget_service`."""
+
+    async def check(self, context: CallContext) -> None:
+        """Return if `context` may call a model now.
+
+        Raises:
+            LimitExceeded: the day's budget of the tenant or of the key is spent; says when it begins anew.
+            StoreUnavailable: what was spent cannot be read.
+        """
+        ...
 
 
 class UsageLedger:

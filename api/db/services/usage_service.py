@@ -16,6 +16,8 @@ GATHER_S = 0.2
 """How long a row waits for others of the same write: with one write to the disk a call, sixteen questions at once spend
 more time on their usage rows than on the search."""
 
+_WIDTHS = {name: getattr(Usage, name).max_length for name in ("model", "provider", "purpose", "arm", "outcome")}
+
 log = structlog.get_logger(__name__)
 
 
@@ -36,7 +38,7 @@ class UsageService:
             OutcomeUnknown: nobody knows whether it was written. It is not written again: cost counted twice is worse
                 than a row that is missing.
         """
-        self._pending.append(asdict(call) | {"create_time": now_ms(self._clock)})
+        self._pending.append(_row(call) | {"create_time": now_ms(self._clock)})
         async with self._turn:
             if self._pending:
                 await asyncio.sleep(GATHER_S)
@@ -54,6 +56,15 @@ class UsageService:
             finally:
                 if not settled:
                     self._pending = rows + self._pending
+
+
+def _row(call: ModelCall) -> dict[str, object]:
+    """The columns of `call`. A name too long for its column is cut: one that is refused would take the rows of its
+    whole write with it."""
+    values: dict[str, object] = asdict(call)
+    for name, width in _WIDTHS.items():
+        values[name] = str(values[name])[:width]
+    return values
 
 
 def _insert(rows: list[dict[str, object]]) -> None:

@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -31,6 +32,31 @@ async def test_a_call_leaves_one_row(world: World) -> None:
     assert (row.first_token_ms, row.duration_ms, row.attempts, row.outcome) == (3.5, 12.5, 1, "ok")
     assert (row.message_id, row.dialog_id) == ("m", None)
     assert row.create_time > 0
+
+
+async def test_a_row_keeps_all_that_the_call_took(world: World) -> None:
+    full = replace(
+        call(),
+        provider="OpenAI",
+        cached_tokens=7,
+        cache_write_tokens=3,
+        reasoning_tokens=1,
+        tool_calls=2,
+        cost_usd=0.25,
+        arm="fallback=on,prompt_caching=off",
+        key_id="k",
+    )
+    await UsageService(world.db, world.clock).record(full)
+    kept = await world.db.run(lambda: Usage.select().dicts().get())
+    assert {name: kept[name] for name in asdict(full)} == asdict(full)
+
+
+async def test_names_longer_than_a_column_are_cut(world: World) -> None:
+    await UsageService(world.db, world.clock).record(
+        replace(call(), model="m" * 300, provider="p" * 100, arm="a" * 300, outcome="o" * 40)
+    )
+    row = await world.db.run(lambda: Usage.get())
+    assert [len(text) for text in (row.model, row.provider, row.arm, row.outcome)] == [255, 64, 255, 32]
 
 
 async def test_calls_that_end_together_share_writes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
