@@ -13,9 +13,10 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 import yaml
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from rag.core.errors import InvalidInput
+from rag.core.flags import parse_rule
 
 PREFIX = "PARLEY_"
 
@@ -101,6 +102,52 @@ class ModelSettings(Area):
     embed_threads: int = Field(2, ge=1, le=64, description="Threads of the built-in embedding model in the worker.")
     openai_chat: str = Field(
         "gpt-4o-mini", description="Chat model used when OPENAI_API_KEY is set and `chat` is empty."
+    )
+
+
+_RULE = "on, off, tenants:<id>,<id> or share:<percent of the sessions>."
+
+
+class FeatureSettings(Area):
+    """Switches; see `rag/core/flags.py`. Usage rows tell which side a call was on."""
+
+    partial_tool_streaming: str = Field("off", description=f"Show tool arguments while they come: {_RULE}")
+    fallback: str = Field("on", description=f"Ask a chat's fallback models when its own fails: {_RULE}")
+    summaries: str = Field("on", description=f"Summarise a history beyond 15 messages: {_RULE}")
+    prompt_caching: str = Field("on", description=f"Ask providers to cache the start of prompts: {_RULE}")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _readable(cls, value: object) -> object:
+        parse_rule(value)
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+class BudgetSettings(Area):
+    """What may be spent in one day (UTC). 0 sets no limit."""
+
+    tenant_usd: float = Field(0.0, ge=0, le=1e9, description="US dollars a day that the models of a tenant may cost.")
+    tenant_tokens: int = Field(
+        0, ge=0, le=10**15, description="Tokens a day, in and out, that a tenant's calls may take."
+    )
+    key_usd: float = Field(0.0, ge=0, le=1e9, description="US dollars a day that the calls with one API key may cost.")
+    key_tokens: int = Field(0, ge=0, le=10**15, description="Tokens a day, in and out, that one API key may take.")
+    call_usd: float = Field(
+        0.01, ge=0, le=1e6, description="US dollars set aside for a call that is under way, until its row is written."
+    )
+    call_tokens: int = Field(4000, ge=0, le=10**9, description="Tokens set aside for a call that is under way.")
+    reread_s: float = Field(
+        5.0, ge=0, le=3600, description="Seconds after which what other processes spent is read again."
+    )
+
+
+class PriceSettings(Area):
+    """Prices over those that come with the program."""
+
+    usd_per_million: dict[str, dict[str, Annotated[float, Field(ge=0, le=1e6)]]] = Field(
+        default_factory=dict,
+        description="By `<model>@<provider>` or `*@<provider>`: US dollars for a million tokens, as `input`, `output`, "
+        "`cached`, `cache_write` and `reasoning`.",
     )
 
 
@@ -229,6 +276,9 @@ class Settings(Area):
     retrieval: RetrievalSettings = Field(default_factory=RetrievalSettings)
     dialog: DialogSettings = Field(default_factory=DialogSettings)
     models: ModelSettings = Field(default_factory=ModelSettings)
+    features: FeatureSettings = Field(default_factory=FeatureSettings)
+    budget: BudgetSettings = Field(default_factory=BudgetSettings)
+    prices: PriceSettings = Field(default_factory=PriceSettings)
     rows: RowsSettings = Field(default_factory=RowsSettings)
     index: IndexSettings = Field(default_factory=IndexSettings)
     log: LogSettings = Field(default_factory=LogSettings)
