@@ -6,6 +6,7 @@
     |- Conflict            the object's state forbids it (name taken, already running)
     |- NotAllowed          the principal may not do this
     |- LimitExceeded       a size, count, rate or budget was reached
+    |- WrongThread         a blocking call was made where it would wait for itself
     |- StoreError          an index, row, file or queue backend failed
     |  |- StoreUnavailable    no reply in time, connection lost, disk full
     |     |- OutcomeUnknown      the connection was lost while a change was stored: it may have been
@@ -67,6 +68,10 @@ class NotAllowed(RagError):
 
 class LimitExceeded(RagError):
     code = "limit_exceeded"
+
+
+class WrongThread(RagError, RuntimeError):
+    """A defect of the caller; also a RuntimeError, as the standard library raises in such a place."""
 
 
 class StoreError(RagError):
