@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
 
 from rag.core.settings import PREFIX, Settings
-
-_PROVIDERS = {"openai_api_key": "OPENAI_API_KEY", "openai_base_url": "OPENAI_BASE_URL"}
 
 
 def configuration_page() -> str:
@@ -35,13 +34,13 @@ def _table(area: type[BaseModel], prefix: str, *, areas: bool) -> list[str]:
     for name, field in area.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) and not areas:
             continue
-        variable = _PROVIDERS.get(name) if not prefix else f"{prefix}{name.upper()}"
+        variable = f"{prefix}{name.upper()}"
         rows.append(f"| `{variable}` | {_default(field.default)} | {_range(field)} | {field.description} |")
     return rows
 
 
 def _default(value: Any) -> str:
-    if value is None or value == "" or value == ():
+    if value is None or value is PydanticUndefined or value in ("", ()):
         return "none"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 

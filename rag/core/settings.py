@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from rag.core.errors import InvalidInput
 from rag.core.flags import parse_rule
+from rag.core.provider_keys import CompatibleServer, ProviderKeys, keys_in, names_set
 
 PREFIX = "PARLEY_"
 
@@ -27,6 +28,7 @@ class Area(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+CompatibleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -102,6 +104,20 @@ class ModelSettings(Area):
     embed_threads: int = Field(2, ge=1, le=64, description="Threads of the built-in embedding model in the worker.")
     openai_chat: str = Field(
         "gpt-4o-mini", description="Chat model used when OPENAI_API_KEY is set and `chat` is empty."
+    )
+    order: tuple[str, ...] = Field(
+        (),
+        description="Providers that are asked first for a model named without `@provider`; then the order of "
+        "conf/models.yaml.",
+    )
+    compatible: dict[CompatibleName, CompatibleServer] = Field(
+        default_factory=dict,
+        description="OpenAI-compatible servers by names of your own, used as `<model>@<name>`: `base_url`, and if need "
+        "be `api_key`, `models` (else asked for), `context_tokens`, `max_output_tokens`. As variables: "
+        "`PARLEY_MODELS__COMPATIBLE__<NAME>__BASE_URL`.",
+    )
+    discover_s: float = Field(
+        300.0, ge=1, description="Seconds between looks at which models self-hosted servers have."
     )
 
 
@@ -257,15 +273,6 @@ class LogSettings(Area):
     format: Literal["console", "json"] = Field("console", description="How log lines look.")
 
 
-class ProviderKeys(Area):
-    """Keys of model providers, by their usual names; shown by nothing."""
-
-    openai_api_key: SecretStr | None = Field(
-        None, description="OPENAI_API_KEY: key of OpenAI or of a compatible server."
-    )
-    openai_base_url: str = Field("", description="OPENAI_BASE_URL: address of an OpenAI-compatible server.")
-
-
 class Settings(Area):
     """The whole tree. Passed down in slices."""
 
@@ -285,7 +292,6 @@ class Settings(Area):
     providers: ProviderKeys = Field(default_factory=ProviderKeys)
 
 
-_PROVIDER_NAMES = {"OPENAI_API_KEY": "openai_api_key", "OPENAI_BASE_URL": "openai_base_url"}
 _NOT_SETTINGS = ("PARLEY_CONFIG", "PARLEY_TEST_")
 
 
@@ -313,20 +319,24 @@ def load_settings(
     for name, text in variables.items():
         if name.startswith(PREFIX) and not name.startswith(_NOT_SETTINGS):
             _put(tree, name.removeprefix(PREFIX).lower().split("__"), text)
-        elif name in _PROVIDER_NAMES and text:
-            _put(tree, ["providers", _PROVIDER_NAMES[name]], text)
+    _merge(tree, {"providers": keys_in(variables)})
     _merge(tree, overrides or {})
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
-        lines = [f"{PREFIX}{'__'.join(str(p) for p in e['loc']).upper()}: {e['msg']}" for e in error.errors()]
+        lines = [f"{_variable(e['loc'])}: {e['msg']}" for e in error.errors()]
         raise InvalidInput("Settings cannot be used. " + "; ".join(lines)) from error
 
 
 def provider_environment(settings: Settings) -> dict[str, str]:
     """The provider variables that are set, for `doctor` (names only are shown)."""
-    keys = settings.providers
-    return {name: "set" for name, attribute in _PROVIDER_NAMES.items() if getattr(keys, attribute)}
+    return dict.fromkeys(names_set(settings.providers), "set")
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    """The variable that sets the field at `location`."""
+    prefix, parts = ("", location[1:]) if location[:1] == ("providers",) else (PREFIX, location)
+    return prefix + "__".join(str(part) for part in parts).upper()
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
