@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from rag.core.errors import InvalidInput
 from rag.core.flags import parse_rule
 from rag.core.provider_keys import CompatibleServer, ProviderKeys, keys_in, names_set
+from rag.core.tool_settings import ToolSettings
 
 PREFIX = "PARLEY_"
 
@@ -286,6 +287,7 @@ class Settings(Area):
     features: FeatureSettings = Field(default_factory=FeatureSettings)
     budget: BudgetSettings = Field(default_factory=BudgetSettings)
     prices: PriceSettings = Field(default_factory=PriceSettings)
+    tools: ToolSettings = Field(default_factory=ToolSettings)
     rows: RowsSettings = Field(default_factory=RowsSettings)
     index: IndexSettings = Field(default_factory=IndexSettings)
     log: LogSettings = Field(default_factory=LogSettings)
