@@ -70,7 +70,8 @@ async def opened_services(
     async with AsyncExitStack() as stack:
         db = make_database(settings, folder)
         stack.callback(db.close)
-        secret = await run_in(Lane.FILES, folder.secret)
+        given = settings.auth.secret
+        secret = given.get_secret_value() if given is not None else await run_in(Lane.FILES, folder.secret)
         store = make_store(settings, folder, clock, watched=True)
         stack.push_async_callback(store.close)
         services = build_services(settings, clock, queue, db=db, folder=folder, secret=secret, store=store)

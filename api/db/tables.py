@@ -80,6 +80,37 @@ class Tenant(Timed):
     tts_id = CharField(max_length=255, default="")
 
 
+class TenantLlm(Timed):
+    """How a tenant reaches a provider (`model` empty), and the models it added or switched off there.
+
+    `sealed_key` and `base_url` of a model's row, where not empty, go over those of the provider's. `*_norm` are NFKC
+    and case folded.
+    """
+
+    id = _id(primary_key=True)
+    tenant_id = _id()
+    provider = CharField(max_length=64)
+    provider_norm = CharField(max_length=64)
+    model = CharField(max_length=255, default="")
+    model_norm = CharField(max_length=255, default="")
+    kind = CharField(max_length=16, default="")
+    sealed_key = LongTextField(default="")
+    base_url = CharField(max_length=1024, default="")
+    max_tokens = IntegerField(default=0)
+    enabled = BooleanField(default=True)
+
+    class Meta:
+        indexes = ((("tenant_id", "provider_norm", "model_norm", "kind"), True),)
+
+
+class TenantLlmChange(Row):
+    """One row: `number` goes up with each change of `tenant_llm`, so that other processes see by one look that they
+    must read it again."""
+
+    id = IntegerField(primary_key=True)
+    number = BigIntegerField()
+
+
 class User(Timed):
     id = _id(primary_key=True)
     email = CharField(max_length=255)
@@ -399,6 +430,8 @@ class Usage(Row):
 ALL_TABLES: tuple[type[Row], ...] = (
     SchemaMigration,
     Tenant,
+    TenantLlm,
+    TenantLlmChange,
     User,
     ApiToken,
     IndexPlace,

@@ -47,6 +47,17 @@ class ServerSettings(Area):
 class AuthSettings(Area):
     register_enabled: bool = Field(False, description="Whether anyone may register with /v1/user/register.")
     login_max_age_s: int = Field(30 * 86400, ge=60, description="Seconds a login token or cookie stays valid.")
+    secret: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="Signs logins and seals the tenants' provider keys, at least 32 random characters; processes that "
+        "share rows on a server need the same one. Empty: the file `secret` of the data folder. Shown by nothing.",
+    )
+    former_secret: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="The secret before the present one: it still opens the provider keys it sealed. Shown by nothing.",
+    )
     allowed_hosts: tuple[str, ...] = Field((), description="Further Host headers accepted on a loopback address.")
     allow_non_loopback: bool = Field(
         False,
@@ -105,6 +116,14 @@ class ModelSettings(Area):
     embed_threads: int = Field(2, ge=1, le=64, description="Threads of the built-in embedding model in the worker.")
     openai_chat: str = Field(
         "gpt-4o-mini", description="Chat model used when OPENAI_API_KEY is set and `chat` is empty."
+    )
+    private_addresses: bool = Field(
+        False,
+        description="Whether every user may set model servers on loopback and private addresses; the first user of a "
+        "data folder and other superusers may always. Link-local and metadata addresses are refused to all.",
+    )
+    tenants_refresh_s: float = Field(
+        5.0, ge=0.2, le=300, description="Seconds between looks at what other processes changed in tenants' models."
     )
     order: tuple[str, ...] = Field(
         (),
