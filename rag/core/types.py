@@ -29,6 +29,8 @@ class Principal:
     user_id: str
     scope: Scope
     credential: Literal["api_key", "login_token", "share_token", "cookie"]
+    key_id: str = ""
+    """The row of the API key, or of the key a share token belongs to; empty for a login."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -168,7 +168,7 @@ def _package_map() -> Path | None:
 
 def _mapped(path: Path | None, wanted: set[str]) -> Iterator[tuple[str, Rate]]:
     """`<provider>/<model>` as the map calls them, with their rates."""
-    if path is None:
+    if path is None or not path.exists():
         log.warning("price_map_missing")
         return
     for key, entry in orjson.loads(path.read_bytes()).items():

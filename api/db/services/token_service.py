@@ -85,11 +85,11 @@ class TokenService:
 
 
 def _principal(condition: object, credential: Literal["api_key", "share_token"]) -> Principal | None:
-    row = ApiToken.select(ApiToken.tenant_id).where(condition, ApiToken.revoked_at.is_null()).first()
+    row = ApiToken.select(ApiToken.id, ApiToken.tenant_id).where(condition, ApiToken.revoked_at.is_null()).first()
     if row is None or not User.select(User.id).where(User.id == row.tenant_id, User.is_active).exists():
         return None
     scope = Scope.API if credential == "api_key" else Scope.SHARE
-    return Principal(tenant_id=row.tenant_id, user_id=row.tenant_id, scope=scope, credential=credential)
+    return Principal(tenant_id=row.tenant_id, user_id=row.tenant_id, scope=scope, credential=credential, key_id=row.id)
 
 
 def _record(row: ApiToken) -> TokenRecord:

@@ -46,6 +46,18 @@ class BudgetGate(Protocol):
         ...
 
 
+class CallObserver(Protocol):
+    """Looks at priced calls on their way to the rows. Its methods neither wait nor fail."""
+
+    def ended(self, call: ModelCall) -> None:
+        """`call` has ended; its row is not written yet."""
+        ...
+
+    def settled(self, call: ModelCall) -> None:
+        """The row of `call` is written, or nobody can say more of it."""
+        ...
+
+
 class UsageLedger:
     """Writes usage rows beside the calls."""
 

@@ -1,16 +1,20 @@
 """Usage rows: one per model call. Metrics, cost and budgets read them."""
 
 import asyncio
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import structlog
 
 from api.db.database import Database
 from api.db.services.owned import in_groups
 from api.db.services.records import ModelCall
+from api.db.services.usage_ledger import CallObserver
 from api.db.tables import Usage
+from rag.core.blocking import Lane, run_in
 from rag.core.clock import Clock, now_ms
 from rag.core.errors import OutcomeUnknown
+from rag.core.types import TokenUsage
+from rag.llm.prices import Prices
 
 GATHER_S = 0.2
 """How long a row waits for others of the same write: with one write to the disk a call, sixteen questions at once spend
@@ -22,23 +26,51 @@ log = structlog.get_logger(__name__)
 
 
 class UsageService:
-    """Writes usage rows; calls that end within `GATHER_S`, or while a write is under way, share a write."""
+    """Prices calls and writes their rows; calls that end within `GATHER_S`, or while a write is under way, share a
+    write."""
 
-    def __init__(self, db: Database, clock: Clock) -> None:
+    def __init__(self, db: Database, clock: Clock, *, prices: Prices | None = None) -> None:
+        """Without `prices`, rows keep what the calls bring."""
         self._db = db
         self._clock = clock
+        self._prices = prices
+        self._observers: list[CallObserver] = []
         self._pending: list[dict[str, object]] = []
         self._turn = asyncio.Lock()
 
+    def tell(self, observer: CallObserver) -> None:
+        """Show every call from now on to `observer`."""
+        self._observers.append(observer)
+
     async def record(self, call: ModelCall) -> None:
-        """Write the row of `call`; it is on the disk when this returns.
+        """Price `call` and write its row; it is on the disk when this returns.
 
         Raises:
             StoreUnavailable: the rows cannot be written now; the row goes with the next call's.
             OutcomeUnknown: nobody knows whether it was written. It is not written again: cost counted twice is worse
                 than a row that is missing.
         """
+        call = await self._priced(call)
+        for observer in self._observers:
+            observer.ended(call)
         self._pending.append(_row(call) | {"create_time": now_ms(self._clock)})
+        try:
+            await self._write()
+        finally:
+            for observer in self._observers:
+                observer.settled(call)
+
+    async def _priced(self, call: ModelCall) -> ModelCall:
+        """`call` with its cost and its provider, where they are missing and known."""
+        provider = call.provider or call.model.rpartition("@")[2]
+        cost = call.cost_usd
+        if cost is None and self._prices is not None:
+            if not self._prices.loaded:
+                await run_in(Lane.FILES, self._prices.load)
+            cost = self._prices.cost(call.model, _taken(call)) if _is_billed(call) else 0.0
+        return replace(call, provider=provider, cost_usd=cost)
+
+    async def _write(self) -> None:
         async with self._turn:
             if self._pending:
                 await asyncio.sleep(GATHER_S)
@@ -56,6 +88,23 @@ class UsageService:
             finally:
                 if not settled:
                     self._pending = rows + self._pending
+
+
+def _taken(call: ModelCall) -> TokenUsage:
+    return TokenUsage(
+        prompt_tokens=call.prompt_tokens,
+        completion_tokens=call.completion_tokens,
+        cached_tokens=call.cached_tokens,
+        cache_write_tokens=call.cache_write_tokens,
+        reasoning_tokens=call.reasoning_tokens,
+    )
+
+
+def _is_billed(call: ModelCall) -> bool:
+    """Whether the provider bills `call`: one that failed before it said a word it does not."""
+    if call.outcome in ("ok", "cut_off", "cancelled"):
+        return True
+    return call.completion_tokens > 0 or (call.prompt_tokens > 0 and not call.estimated)
 
 
 def _row(call: ModelCall) -> dict[str, object]:

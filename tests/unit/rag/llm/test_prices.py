@@ -161,7 +161,7 @@ def test_the_installed_map_prices_what_our_providers_sell() -> None:
 
 def test_the_file_that_comes_along_can_be_read() -> None:
     assert "Builtin" in read_prices_file().free
-    assert Prices(map_path=Path("/nowhere")).loaded is False
+    assert Prices(map_path=Path("/nowhere")).cost("gpt-x@OpenAI", TokenUsage()) is None
 
 
 def test_reading_prices_runs_none_of_the_package() -> None:

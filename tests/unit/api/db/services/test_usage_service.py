@@ -1,5 +1,6 @@
 import asyncio
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -7,6 +8,8 @@ from api.db.services.records import ModelCall
 from api.db.services.usage_service import UsageService
 from api.db.tables import Usage
 from rag.core.errors import OutcomeUnknown, StoreUnavailable
+from rag.core.settings import PriceSettings
+from rag.llm.prices import Prices
 from tests.unit.api.db.services.world import World
 
 
@@ -107,3 +110,63 @@ async def test_a_row_that_may_have_been_written_is_not_written_again(
     await usage.record(call("second"))
     rows = await world.db.run(lambda: [row.purpose for row in Usage.select().order_by(Usage.id)])
     assert rows == ["first", "second"]
+
+
+PAID = replace(call(), model="large@Somebody", prompt_tokens=1000, cached_tokens=400, completion_tokens=100)
+
+
+def priced(world: World) -> UsageService:
+    given = PriceSettings(usd_per_million={"large@Somebody": {"input": 10, "cached": 1, "output": 50}})
+    return UsageService(world.db, world.clock, prices=Prices(given, map_path=Path("/nowhere")))
+
+
+@pytest.mark.parametrize(
+    ("taken", "cost"),
+    [
+        (PAID, 0.0114),  # 600 x 10 + 400 x 1 + 100 x 50 = 11400 millionths
+        (replace(PAID, outcome="cancelled"), 0.0114),
+        (replace(PAID, outcome="model_timeout"), 0.0114),
+        (replace(PAID, outcome="model_refused", completion_tokens=0), 0.0),
+        (replace(PAID, cost_usd=0.5), 0.5),
+        (replace(PAID, model="other@Somebody"), None),
+        (replace(PAID, model="extractive@Builtin"), 0.0),
+    ],
+)
+async def test_calls_are_priced_when_they_are_written(world: World, taken: ModelCall, cost: float | None) -> None:
+    await priced(world).record(taken)
+    row = await world.db.run(lambda: Usage.get())
+    assert row.cost_usd == (None if cost is None else pytest.approx(cost))
+    assert row.provider == taken.model.partition("@")[2]
+
+
+class Watcher:
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, float | None]] = []
+
+    def ended(self, call: ModelCall) -> None:
+        self.seen.append(("ended", call.cost_usd))
+
+    def settled(self, call: ModelCall) -> None:
+        self.seen.append(("settled", call.cost_usd))
+
+
+async def test_observers_see_priced_calls_before_and_after_the_write(world: World) -> None:
+    usage, watcher = priced(world), Watcher()
+    usage.tell(watcher)
+    await usage.record(PAID)
+    assert watcher.seen == [("ended", pytest.approx(0.0114)), ("settled", pytest.approx(0.0114))]
+
+
+async def test_observers_hear_of_the_end_though_the_rows_are_away(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage, watcher = priced(world), Watcher()
+    usage.tell(watcher)
+
+    def away(fn, **options):  # type: ignore[no-untyped-def]
+        raise StoreUnavailable("The rows are away.")
+
+    monkeypatch.setattr(world.db, "write_blocking", away)
+    with pytest.raises(StoreUnavailable):
+        await usage.record(PAID)
+    assert [event for event, _ in watcher.seen] == ["ended", "settled"]

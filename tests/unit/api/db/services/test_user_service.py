@@ -58,8 +58,10 @@ async def test_keys_are_found_by_themselves_alone(world: World, users: UserServi
     assert [one.name for one in await tokens.list(principal)] == ["of tests "]
     found = await tokens.principal_of_key(made.key)
     assert found is not None
-    assert found.tenant_id == principal.tenant_id
-    assert await tokens.principal_of_share(made.share) is not None
+    assert (found.tenant_id, found.key_id) == (principal.tenant_id, made.record.id)
+    shared = await tokens.principal_of_share(made.share)
+    assert shared is not None
+    assert shared.key_id == made.record.id
     for wrong in (made.key + " ", made.key.upper(), " " + made.key, made.key + "\x00", ""):
         assert await tokens.principal_of_key(wrong) is None
         assert await tokens.principal_of_share(wrong) is None
