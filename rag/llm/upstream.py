@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from rag.core.errors import ModelError
+from rag.llm.addresses import guarded_socket
 
 if TYPE_CHECKING:
     import aiohttp
@@ -11,9 +12,14 @@ CONNECT_S = 10.0
 
 
 class UpstreamPool:
-    """An aiohttp session without cookies, default headers or proxies from the environment."""
+    """An aiohttp session without cookies, default headers or proxies from the environment.
 
-    def __init__(self) -> None:
+    Args:
+        guarded: Whether connections to loopback, private and metadata addresses are refused, whatever name led there.
+    """
+
+    def __init__(self, *, guarded: bool = False) -> None:
+        self._guarded = guarded
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
@@ -23,7 +29,9 @@ class UpstreamPool:
 
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0),
+                connector=aiohttp.TCPConnector(
+                    limit=0, keepalive_timeout=30.0, socket_factory=guarded_socket if self._guarded else None
+                ),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=True,
