@@ -235,11 +235,13 @@ class OwnModel:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProviderLogin:
     """How a tenant reaches a provider: what it set over the server's own settings. `models` are those it added or
-    switched off by name; all others of the provider's list stay as they are."""
+    switched off by name; all others of the provider's list stay as they are. `guarded`: whoever set `base_url` may not
+    reach this machine's own network."""
 
     provider: str
     api_key: SecretStr
     base_url: str = ""
+    guarded: bool = False
     models: tuple[OwnModel, ...] = ()
 
 
