@@ -1,6 +1,6 @@
 """What running answers have said so far: an ordered log per answer that late readers can read from any event id."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,14 @@ class LoggedEvent:
     event: DialogEvent
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Events that follow each other; the first has the id `first_id`."""
+
+    first_id: int
+    events: Sequence[DialogEvent]
+
+
 class EventLog(Protocol):
     """`stream` is the id of one answer: made by the conversation service, unguessable, owner-checked by it."""
 
@@ -22,11 +30,21 @@ class EventLog(Protocol):
         """Add an event and return its id. After a terminal event the stream is closed: raises Conflict."""
         ...
 
-    def subscribe(self, stream: str, *, after: int = 0) -> AsyncIterator[LoggedEvent]:
-        """Yield all events with an id above `after`, past ones first, then live ones, and end after a terminal event.
+    def follow(self, stream: str, *, after: int = 0, idle_s: float | None = None) -> AsyncGenerator[Batch, None]:
+        """Yield all events with an id above `after`, by arrival: past ones in one batch, then each time all that has
+        come since the last look. A batch without events comes after `idle_s` seconds of silence. Ends after a terminal
+        event.
 
         Raises:
             NotFound: no such stream (never begun, or dropped after its retention time).
+        """
+        ...
+
+    def subscribe(self, stream: str, *, after: int = 0) -> AsyncIterator[LoggedEvent]:
+        """Yield the events of `follow` one by one.
+
+        Raises:
+            NotFound: as `follow`.
         """
         ...
 

@@ -7,30 +7,54 @@ many of them pile up.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
 from rag.core.clock import Clock
 from rag.core.errors import Conflict, NotFound
 from rag.core.events import TERMINAL, DialogEvent
-from rag.eventlog.base import LoggedEvent
+from rag.eventlog.base import Batch, LoggedEvent
 
 _MOST_KEPT_EVENTS = 200_000
 """Events of ended streams that are kept at the most: some 50 MB."""
 
 
 class _Stream:
-    """The events of one answer, and the bell that rings at the next change."""
+    """The events of one answer, and who waits for more of them."""
+
+    __slots__ = ("dropped", "ended_at", "events", "waiting")
 
     def __init__(self) -> None:
-        self.events: list[LoggedEvent] = []
+        self.events: list[DialogEvent] = []
         self.ended_at: float | None = None
         self.dropped = False
-        self.bell = asyncio.Event()
+        self.waiting: list[asyncio.Future[None]] = []
 
     def ring(self) -> None:
-        """Wake all who wait; later waiters wait for the next change."""
-        self.bell.set()
-        self.bell = asyncio.Event()
+        """Wake all who wait."""
+        if self.waiting:
+            waiting, self.waiting = self.waiting, []
+            for waiter in waiting:
+                _wake(waiter)
+
+    async def change(self, idle_s: float | None) -> None:
+        """Return at the next change, or after `idle_s` seconds."""
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        self.waiting.append(waiter)
+        if idle_s is None:
+            await waiter
+            return
+        timer = loop.call_later(idle_s, _wake, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+
+
+def _wake(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 class MemoryEventLog:
@@ -55,19 +79,17 @@ class MemoryEventLog:
         Raises:
             Conflict: the stream has ended.
         """
-        self._sweep()
-        if stream in self._ended:
-            raise Conflict(f"The answer {stream!r} has ended.", id=stream)
-        found = self._open.setdefault(stream, _Stream())
-        event_id = len(found.events) + 1
-        found.events.append(LoggedEvent(event_id=event_id, event=event))
+        found = self._open.get(stream)
+        if found is None:
+            found = self._begin(stream)
+        found.events.append(event)
         if isinstance(event, TERMINAL):
             self._end(stream, found)
         found.ring()
-        return event_id
+        return len(found.events)
 
-    async def subscribe(self, stream: str, *, after: int = 0) -> AsyncIterator[LoggedEvent]:
-        """Yield all events with an id above `after`, past ones first, and end after a terminal event.
+    async def follow(self, stream: str, *, after: int = 0, idle_s: float | None = None) -> AsyncGenerator[Batch, None]:
+        """Yield all events with an id above `after` by arrival, past ones first, and end after a terminal event.
 
         Raises:
             NotFound: no such stream, or it was dropped before it ended.
@@ -77,19 +99,31 @@ class MemoryEventLog:
         if found is None:
             raise NotFound("answer", stream)
         position = max(after, 0)
+        events = found.events
         while True:
-            # The bell is taken before looking, so that what comes in between is not missed.
-            bell = found.bell
-            while position < len(found.events):
-                logged = found.events[position]
-                position += 1
-                yield logged
-            if found.ended_at is not None:
+            if position < len(events):
+                batch = events[position:]
+                yield Batch(first_id=position + 1, events=batch)
+                position += len(batch)
+            elif found.ended_at is not None:
                 return
-            if found.dropped:
+            elif found.dropped:
                 raise NotFound("answer", stream)
-            if bell is found.bell:
-                await bell.wait()
+            else:
+                await found.change(idle_s)
+                if idle_s is not None and position >= len(events) and found.ended_at is None and not found.dropped:
+                    yield Batch(first_id=position + 1, events=())
+
+    async def subscribe(self, stream: str, *, after: int = 0) -> AsyncIterator[LoggedEvent]:
+        """Yield the events of `follow` one by one.
+
+        Raises:
+            NotFound: as `follow`.
+        """
+        async with aclosing(self.follow(stream, after=after)) as batches:
+            async for batch in batches:
+                for event_id, event in enumerate(batch.events, batch.first_id):
+                    yield LoggedEvent(event_id=event_id, event=event)
 
     async def drop(self, stream: str) -> None:
         """Forget the stream; who reads it gets what was there."""
@@ -99,6 +133,13 @@ class MemoryEventLog:
             found.ring()
         elif stream in self._ended:
             self._forget(stream)
+
+    def _begin(self, stream: str) -> _Stream:
+        self._sweep()
+        if stream in self._ended:
+            raise Conflict(f"The answer {stream!r} has ended.", id=stream)
+        found = self._open[stream] = _Stream()
+        return found
 
     def _end(self, stream: str, found: _Stream) -> None:
         found.ended_at = self._clock.monotonic()

@@ -10,7 +10,7 @@ import pytest
 from rag.core.errors import Conflict, NotFound
 from rag.core.events import DialogEvent, Done, Failed, Started, Stopped, Token
 from rag.core.types import Reference
-from rag.eventlog.base import EventLog, LoggedEvent
+from rag.eventlog.base import Batch, EventLog, LoggedEvent
 
 DONE = Done(answer="all", reference=Reference())
 STARTED = Started(message_id="m", session_id="s")
@@ -149,3 +149,25 @@ class EventLogSuite:
             await log.drop("a")
             with pytest.raises(NotFound):
                 await asyncio.wait_for(reading, 5)
+
+    async def test_what_arrived_together_comes_together(self) -> None:
+        async with self.logs() as log:
+            for event in [STARTED, *words(2)]:
+                await log.append("a", event)
+            async with aclosing(log.follow("a", after=1)) as batches:
+                assert await anext(batches) == Batch(first_id=2, events=words(2))
+                later = asyncio.ensure_future(anext(batches))
+                await asyncio.sleep(0)
+                for event in [*words(3), DONE]:
+                    await log.append("a", event)
+                assert await later == Batch(first_id=4, events=[*words(3), DONE])
+                assert [batch async for batch in batches] == []
+
+    async def test_silence_gives_empty_batches(self) -> None:
+        async with self.logs() as log:
+            await log.append("a", STARTED)
+            async with aclosing(log.follow("a", after=1, idle_s=0.01)) as batches:
+                assert await anext(batches) == Batch(first_id=2, events=())
+                assert await anext(batches) == Batch(first_id=2, events=())
+                await log.append("a", DONE)
+                assert [batch.events async for batch in batches if batch.events] == [[DONE]]
