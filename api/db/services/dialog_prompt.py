@@ -103,19 +103,19 @@ def _place(hits: Sequence[Hit], room: int, prompts: Prompts, count: Count) -> tu
         return [], []
     room -= count(_knowledge(prompts, [""]))
     # A number may take a token more than it did while counting: two are added for it and the blank line.
-    costs = [count(_source(number, hit.chunk)) + 2 for number, hit in enumerate(hits)]
+    costs = [count(source_text(number, hit.chunk)) + 2 for number, hit in enumerate(hits)]
     taken = [hits[index] for index in budget.place_whole(costs, room)]
     if taken:
-        return [_source(number, hit.chunk) for number, hit in enumerate(taken)], taken
+        return [source_text(number, hit.chunk) for number, hit in enumerate(taken)], taken
     if room < _LEAST_CUT_TOKENS:
         return [], []
     best = hits[0].chunk
-    frame = count(_source(0, replace(best, content=""))) + 2
+    frame = count(source_text(0, replace(best, content=""))) + 2
     cut = replace(best, content=budget.cut_text(best.content, room - frame, count))
-    return ([_source(0, cut)], [hits[0]]) if cut.content else ([], [])
+    return ([source_text(0, cut)], [hits[0]]) if cut.content else ([], [])
 
 
-def _source(number: int, chunk: ChunkText) -> str:
+def source_text(number: int, chunk: ChunkText) -> str:
     """A source as the model reads it. Its text cannot end its own fence or begin another."""
     lines = [f"<source id={number}>", f"Title: {_one_line(chunk.document_name)}"]
     if chunk.positions:
@@ -130,11 +130,12 @@ def _one_line(text: str) -> str:
 
 
 def _reference(placed: Sequence[Hit], total: int) -> Reference:
-    chunks = tuple(_cited(index, hit) for index, hit in enumerate(placed))
+    chunks = tuple(cited_chunk(index, hit) for index, hit in enumerate(placed))
     return Reference(total=total if chunks else 0, chunks=chunks, documents=count_documents(chunks, frozenset()))
 
 
-def _cited(index: int, hit: Hit) -> CitedChunk:
+def cited_chunk(index: int, hit: Hit) -> CitedChunk:
+    """The hit as source number `index`."""
     chunk = hit.chunk
     return CitedChunk(
         index=index,
