@@ -1,13 +1,17 @@
-"""A request in the form of OpenAI's chat completions, and pieces of a reply in that form as deltas."""
+"""A request in the form of OpenAI's chat completions."""
 
-from collections.abc import Mapping
+from base64 import b64encode
 from typing import Any, Final
 
+import orjson
+
+from rag.core.blocking import Lane, run_in
 from rag.core.errors import InvalidInput
-from rag.core.types import TokenUsage
-from rag.llm.base import ChatRequest, Delta
+from rag.core.types import Picture, ToolCall, Turn
+from rag.llm.base import ChatRequest, ModelInfo
 from rag.llm.endpoint import Endpoint
-from rag.llm.reasoning import ThinkSplitter
+from rag.llm.tool_calls import GOOGLE_MARK, signature_for
+from rag.llm.tool_schemas import SCHEMAS, ToolSchemas
 
 ALLOWED_EXTRA: Final = frozenset(
     {"reasoning_effort", "response_format", "seed", "logit_bias", "user", "verbosity", "service_tier"}
@@ -15,13 +19,27 @@ ALLOWED_EXTRA: Final = frozenset(
 """What a request may set besides its sampling. Addresses, headers and keys come from settings alone: a request
 that could name another host would be sent the provider's key (CVE-2024-6587)."""
 
-_FINISH: Final[dict[str, Any]] = {
-    "stop": "stop",
-    "length": "length",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "content_filter",
-}
+_MARK: Final = {"type": "ephemeral"}
+_BIG_BYTES: Final = 512 << 10
+"""Requests from this size on are put together in a thread."""
+
+
+def check_abilities(request: ChatRequest, info: ModelInfo) -> None:
+    """Refuse what the model cannot do, before anything is sent.
+
+    Raises:
+        InvalidInput: no message, or tools, pictures or a reply schema that the model does not take.
+    """
+    if not any(turn.content.strip() or turn.pictures or turn.tool_calls for turn in request.turns):
+        raise InvalidInput("There is nothing to answer: every message is empty.", field="messages")
+    can = info.capabilities
+    for wanted, able, what in (
+        (request.tools, can.tools, "use tools"),
+        (request.reply_schema, can.json_schema, "keep to a JSON schema"),
+        (any(turn.pictures for turn in request.turns), can.vision, "see pictures"),
+    ):
+        if wanted and not able:
+            raise InvalidInput(f"The model {info.name!r} cannot {what}. Choose another model.", field="model")
 
 
 def sampling_fields(request: ChatRequest, endpoint: Endpoint) -> dict[str, Any]:
@@ -47,54 +65,125 @@ def sampling_fields(request: ChatRequest, endpoint: Endpoint) -> dict[str, Any]:
     return fields
 
 
-def messages(request: ChatRequest) -> list[dict[str, str]]:
-    """The turns; lone surrogates, which JSON cannot carry, are replaced."""
-    return [{"role": turn.role, "content": _valid(turn.content)} for turn in request.turns]
+async def chat_body(
+    request: ChatRequest, info: ModelInfo, endpoint: Endpoint, *, schemas: ToolSchemas = SCHEMAS
+) -> dict[str, Any]:
+    """Messages and fields of `request` as the provider's family takes them; model and streaming are not among them.
+
+    Raises:
+        InvalidInput: the request asks for what the model cannot do or a request may not set, or a tool is refused.
+    """
+    check_abilities(request, info)
+    family = endpoint.family
+    marked = request.cache_prefix and info.capabilities.prompt_caching == "marked"
+    fields = sampling_fields(request, endpoint)
+    if request.tools:
+        tools = await schemas.tools(request.tools, info=info, family=family, form="chat")
+        if marked:
+            tools[-1]["cache_control"] = _MARK
+        fields |= {"tools": tools, **tool_fields(request, info)}
+    if request.reply_schema is not None:
+        fields["response_format"] = await schemas.reply(request.reply_schema, info=info, form="chat")
+    if weight(request) < _BIG_BYTES:
+        told = messages(request, endpoint, model=info.name, marked=marked)
+    else:
+        told = await run_in(Lane.TEXT, messages, request, endpoint, model=info.name, marked=marked)
+    return {
+        **family.fields(fields, reasoning=endpoint.reasoning),
+        "messages": family.messages(told, has_tools=bool(request.tools)),
+    }
 
 
-def _valid(text: str) -> str:
+def tool_fields(request: ChatRequest, info: ModelInfo) -> dict[str, Any]:
+    """How tools may be chosen, where it is not the default of every provider."""
+    fields: dict[str, Any] = {}
+    if request.tool_choice != "auto":
+        fields["tool_choice"] = request.tool_choice
+    if not request.parallel_tools and info.capabilities.parallel_tools:
+        fields["parallel_tool_calls"] = False
+    return fields
+
+
+async def as_json(body: dict[str, Any], *, big: bool) -> bytes:
+    """`body` as it is sent; a `big` one is written in a thread.
+
+    Raises:
+        InvalidInput: it holds something that JSON does not know.
+    """
+    try:
+        return await run_in(Lane.TEXT, orjson.dumps, body) if big else orjson.dumps(body)
+    except TypeError as error:
+        raise InvalidInput(f"The request cannot be sent to the model: {error}.") from error
+
+
+def is_big(request: ChatRequest) -> bool:
+    """Whether putting the request together would hold the event loop."""
+    return weight(request) >= _BIG_BYTES
+
+
+def weight(request: ChatRequest) -> int:
+    """About how many bytes the turns take."""
+    return sum(len(turn.content) + sum(len(picture.data) for picture in turn.pictures) for turn in request.turns)
+
+
+def messages(
+    request: ChatRequest, endpoint: Endpoint, *, model: str = "", marked: bool = False
+) -> list[dict[str, Any]]:
+    """The turns; lone surrogates, which JSON cannot carry, are replaced. `marked`: the last system turn asks the
+    provider to keep what comes before its end."""
+    last_system = max((n for n, turn in enumerate(request.turns) if turn.role == "system"), default=-1)
+    found = []
+    for number, turn in enumerate(request.turns):
+        if turn.role == "assistant" and turn.tool_calls:
+            found.append(_calling(turn, endpoint, model))
+        elif turn.role == "tool":
+            found.append({"role": "tool", "tool_call_id": turn.tool_call_id, "content": valid(turn.content)})
+        else:
+            mark = marked and number == last_system
+            found.append({"role": turn.role, "content": _content(turn, mark=mark)})
+    return found
+
+
+def data_url(picture: Picture) -> str:
+    """The picture itself as an address."""
+    return f"data:{picture.media_type};base64,{b64encode(picture.data).decode()}"
+
+
+def sent_arguments(call: ToolCall) -> str:
+    """The arguments as they go back: providers refuse a history with broken JSON."""
+    return "{}" if call.problem else valid(call.arguments) or "{}"
+
+
+def valid(text: str) -> str:
+    """`text` without lone surrogates."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-class DeltaReader:
-    """Turns the parsed JSON pieces of one reply into deltas. Whole replies take the same path."""
-
-    def __init__(self) -> None:
-        self._think = ThinkSplitter()
-        self.usage: TokenUsage | None = None
-        self.finish: str | None = None
-
-    def read(self, piece: Mapping[str, Any]) -> tuple[str, str]:
-        """(reasoning, text) that `piece` adds; usage and finish reason are kept."""
-        usage = piece.get("usage")
-        if isinstance(usage, Mapping):
-            self.usage = token_usage(usage)
-        choices = piece.get("choices")
-        if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
-            return "", ""
-        choice = choices[0]
-        self.finish = choice.get("finish_reason") or self.finish
-        delta = choice.get("delta") or choice.get("message")
-        if not isinstance(delta, Mapping):
-            return "", ""
-        thought = delta.get("reasoning_content") or delta.get("reasoning")
-        content = delta.get("content")
-        reasoning = thought if isinstance(thought, str) else ""
-        if not isinstance(content, str) or not content:
-            return reasoning, ""
-        inline, text = self._think.feed(content)
-        return reasoning + inline, text
-
-    def last(self) -> list[Delta]:
-        """The deltas that end the reply; without a finish reason it was cut off."""
-        reasoning, text = self._think.finish()
-        finish: Any = _FINISH.get(self.finish, "stop") if self.finish else "cut_off"
-        found = [Delta(reasoning=reasoning, text=text)] if reasoning or text else []
-        return [*found, Delta(usage=self.usage, finish=finish)]
+def _content(turn: Turn, *, mark: bool) -> str | list[dict[str, Any]]:
+    if not mark and not turn.pictures:
+        return valid(turn.content)
+    parts: list[dict[str, Any]] = [{"type": "text", "text": valid(turn.content)}] if turn.content else []
+    parts += [{"type": "image_url", "image_url": {"url": data_url(picture)}} for picture in turn.pictures]
+    if mark and parts:
+        parts[-1]["cache_control"] = _MARK
+    return parts
 
 
-def token_usage(usage: Mapping[str, Any]) -> TokenUsage:
-    """The provider's figures; what is missing or no number counts as 0."""
-    values = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
-    prompt, completion = (value if isinstance(value, int) else 0 for value in values)
-    return TokenUsage(prompt_tokens=prompt, completion_tokens=completion)
+def _calling(turn: Turn, endpoint: Endpoint, model: str) -> dict[str, Any]:
+    """An assistant's message with calls, and with what the model that made them wants back."""
+    found: dict[str, Any] = {"role": "assistant", "content": valid(turn.content) or None}
+    if turn.reasoning and endpoint.family.gives_reasoning_back:
+        found["reasoning_content"] = valid(turn.reasoning)
+    found["tool_calls"] = calls = []
+    for call in turn.tool_calls:
+        function = {"name": call.name, "arguments": sent_arguments(call)}
+        told: dict[str, Any] = {"id": call.id, "type": "function", "function": function}
+        signature = signature_for(model, call)
+        if signature.startswith('{"thinking_blocks":'):
+            found |= orjson.loads(signature)
+        elif signature.startswith(GOOGLE_MARK):
+            told["extra_content"] = {"google": {"thought_signature": signature.removeprefix(GOOGLE_MARK)}}
+        elif signature:
+            told["provider_specific_fields"] = {"thought_signature": signature}
+        calls.append(told)
+    return found

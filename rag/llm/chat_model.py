@@ -1,16 +1,21 @@
 """Chat models of any provider, through LiteLLM."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
 from rag.core.blocking import Lane, run_in
 from rag.core.errors import ModelError, ModelOverloaded
 from rag.llm import litellm_port
 from rag.llm.base import ChatRequest, Delta, ModelInfo
-from rag.llm.chat_body import DeltaReader, messages, sampling_fields
+from rag.llm.chat_body import chat_body
+from rag.llm.chat_reply import DeltaReader
 from rag.llm.deadlines import Deadlines, Watch
 from rag.llm.endpoint import Endpoint
 from rag.llm.token_estimate import estimate_tokens
+
+_NOTHING = Delta()
 
 
 class LiteLLMBase:
@@ -28,14 +33,18 @@ class LiteLLMBase:
             ModelError: see `litellm_port.TRANSLATIONS`; `facts["started"]` says whether text had come.
             InvalidInput: the request sets what it may not.
         """
-        fields = sampling_fields(request, self._endpoint)
+        body = await chat_body(request, self.info, self._endpoint)
         await run_in(Lane.MODEL, litellm_port.load)
         watch = Watch(self._deadlines, model=self.info.name)
         try:
             with litellm_port.translated(self.info.name, secret=self._endpoint.api_key.get_secret_value()):
-                async for delta in self._deltas(request, fields, watch):
-                    watch.started = True
-                    yield delta
+                async with aclosing(self._deltas(body, watch)) as deltas:
+                    async for delta in deltas:
+                        watch.started = True
+                        if delta.fragments and not request.tool_fragments:
+                            delta = replace(delta, fragments=())
+                        if delta != _NOTHING:
+                            yield delta
         except TimeoutError as error:
             raise watch.late() from error
         except ModelError as error:
@@ -45,12 +54,10 @@ class LiteLLMBase:
     def count_tokens(self, text: str) -> int:
         return estimate_tokens(text)
 
-    async def _deltas(self, request: ChatRequest, fields: dict[str, object], watch: Watch) -> AsyncIterator[Delta]:
+    async def _deltas(self, body: dict[str, Any], watch: Watch) -> AsyncGenerator[Delta, None]:
         async with watch.limit():
-            stream = await litellm_port.open_stream(
-                self._endpoint, messages(request), fields, timeout_s=self._deadlines.answer_s
-            )
-        reader = DeltaReader()
+            stream = await litellm_port.open_stream(self._endpoint, body, timeout_s=self._deadlines.answer_s)
+        reader = DeltaReader(model=self.info.name)
         try:
             source = litellm_port.pieces(stream)
             while True:
@@ -59,8 +66,9 @@ class LiteLLMBase:
                 except StopAsyncIteration:
                     break
                 reasoning, text = reader.read(piece)
-                if reasoning or text:
-                    yield Delta(reasoning=reasoning, text=text)
+                fragments = reader.take_fragments()
+                if reasoning or text or fragments:
+                    yield Delta(reasoning=reasoning, text=text, fragments=fragments)
             if litellm_port.was_cut_off(stream):
                 reader.finish = None
                 # The library counts by itself what the provider did not get to say.

@@ -80,22 +80,18 @@ async def _rehearse(litellm: Any) -> None:
         piece.model_dump()
 
 
-async def open_stream(
-    endpoint: Endpoint, messages: list[dict[str, str]], fields: dict[str, Any], *, timeout_s: float
-) -> Any:
+async def open_stream(endpoint: Endpoint, body: dict[str, Any], *, timeout_s: float) -> Any:
     """LiteLLM's stream of a reply; iterate it with `pieces`, and close it with `close`."""
     return await load().acompletion(
-        model=f"{endpoint.litellm_prefix}/{endpoint.model}",
-        messages=messages,
+        **endpoint.litellm_arguments(),
         stream=True,
+        # Asked for in any case: without it the library knows no usage, and says 0.
         stream_options={"include_usage": True},
-        api_base=endpoint.base_url,
-        api_key=endpoint.api_key.get_secret_value(),
         timeout=timeout_s,
         # One retry loop in all, ours: without these each layer of the library has its own.
         max_retries=0,
         num_retries=0,
-        **fields,
+        **body,
     )
 
 

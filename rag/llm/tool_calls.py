@@ -5,6 +5,7 @@ or on each, names repeated, calls without an id. What a piece belongs to is deci
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -17,6 +18,9 @@ from rag.llm.base import ToolFragment
 MAX_CALLS: Final = 128
 MAX_ARGUMENT_CHARS: Final = 1 << 20
 """Of all calls of one reply."""
+
+GOOGLE_MARK: Final = "google:"
+"""Begins a signature that came in `extra_content`."""
 
 # LiteLLM hides Gemini's signature in the id as well; ids of that length do not fit other providers.
 _SEALED: Final = "__thought__"
@@ -119,6 +123,17 @@ class ToolCallAssembler:
         return call
 
 
+def signed_for(model: str, calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
+    """`calls` with their signatures bound to the model that made them: another one would refuse them."""
+    return tuple(replace(call, signature=f"{model} {call.signature}") if call.signature else call for call in calls)
+
+
+def signature_for(model: str, call: ToolCall) -> str:
+    """The signature that `model` gave the call; empty if another one did."""
+    maker, _, signature = call.signature.partition(" ")
+    return signature if maker == model else ""
+
+
 def _checked(call: _Open, *, cut: bool) -> ToolCall:
     arguments = "".join(call.parts)
     problem = ""
@@ -169,7 +184,10 @@ def _arguments(value: object) -> str:
 
 
 def _signature(piece: Mapping[str, Any]) -> str:
-    """Gemini's thought signature, which it wants back with the call, where compatible servers and LiteLLM put it."""
-    extra = piece.get("extra_content")
-    place = extra.get("google") if isinstance(extra, Mapping) else piece.get("provider_specific_fields")
-    return _text(place.get("thought_signature")) if isinstance(place, Mapping) else ""
+    """Gemini's thought signature, which it wants back with the call: compatible servers and LiteLLM have a place each,
+    and it goes back where it came from."""
+    extra, fields = piece.get("extra_content"), piece.get("provider_specific_fields")
+    if isinstance(extra, Mapping) and isinstance(google := extra.get("google"), Mapping):
+        signature = _text(google.get("thought_signature"))
+        return GOOGLE_MARK + signature if signature else ""
+    return _text(fields.get("thought_signature")) if isinstance(fields, Mapping) else ""

@@ -8,7 +8,7 @@ import yaml
 
 from rag.core.errors import ModelBadOutput
 from rag.llm import event_stream
-from rag.llm.chat_body import DeltaReader
+from rag.llm.chat_reply import DeltaReader
 from rag.llm.event_stream import EventParser
 
 RECORDED = Path(__file__).resolve().parents[4].parent / "shared" / "data" / "sse"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rag.core.errors import ModelBadOutput
 from rag.core.types import ToolCall
 from rag.llm.base import ToolFragment
-from rag.llm.tool_calls import MAX_ARGUMENT_CHARS, MAX_CALLS, ToolCallAssembler
+from rag.llm.tool_calls import MAX_ARGUMENT_CHARS, MAX_CALLS, ToolCallAssembler, signature_for, signed_for
 
 
 def piece(
@@ -211,16 +211,23 @@ def test_calls_beyond_the_limit_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "extra",
+    ("extra", "signature"),
     [
-        {"id": "a", "extra_content": {"google": {"thought_signature": "sig=="}}},
-        {"id": "a", "provider_specific_fields": {"thought_signature": "sig=="}},
-        {"id": "a__thought__sig=="},
+        ({"id": "a", "extra_content": {"google": {"thought_signature": "sig=="}}}, "google:sig=="),
+        ({"id": "a", "provider_specific_fields": {"thought_signature": "sig=="}}, "sig=="),
+        ({"id": "a__thought__sig=="}, "sig=="),
+        ({"id": "a", "extra_content": {"google": {}}, "provider_specific_fields": {}}, ""),
     ],
 )
-def test_a_signature_is_kept_apart(extra: dict[str, Any]) -> None:
+def test_a_signature_is_kept_apart(extra: dict[str, Any], signature: str) -> None:
     (call,) = assembled([piece("{}", index=0, name="find") | extra])
-    assert (call.id, call.signature) == ("a", "sig==")
+    assert (call.id, call.signature) == ("a", signature)
+
+
+def test_a_signature_is_for_the_model_that_made_it() -> None:
+    (call,) = signed_for("gemini@Google", (ToolCall(id="a", name="b", arguments="{}", signature="sig=="),))
+    assert signature_for("gemini@Google", call) == "sig=="
+    assert signature_for("other@Google", call) == ""
 
 
 def test_a_piece_that_adds_nothing_shows_nothing() -> None:

@@ -1,0 +1,70 @@
+from typing import Any
+
+import pytest
+
+from rag.core.types import TokenUsage
+from rag.llm.token_usages import token_usage
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ({}, TokenUsage()),
+        (
+            {"prompt_tokens": "7", "completion_tokens": None, "prompt_tokens_details": 3},
+            TokenUsage(),
+        ),
+        (
+            {
+                "prompt_tokens": 9,
+                "completion_tokens": 5,
+                "total_tokens": 14,
+                "prompt_tokens_details": {"cached_tokens": 4, "audio_tokens": 0},
+                "completion_tokens_details": {"reasoning_tokens": 3},
+            },
+            TokenUsage(prompt_tokens=9, completion_tokens=5, cached_tokens=4, reasoning_tokens=3),
+        ),
+        (
+            {"input_tokens": 9, "output_tokens": 5, "input_tokens_details": {"cached_tokens": 4}}
+            | {"output_tokens_details": {"reasoning_tokens": 3}},
+            TokenUsage(prompt_tokens=9, completion_tokens=5, cached_tokens=4, reasoning_tokens=3),
+        ),
+        (  # DeepSeek
+            {"prompt_tokens": 339, "completion_tokens": 83, "prompt_cache_hit_tokens": 320},
+            TokenUsage(prompt_tokens=339, completion_tokens=83, cached_tokens=320),
+        ),
+        (  # Moonshot
+            {"prompt_tokens": 9, "completion_tokens": 5, "cached_tokens": 8},
+            TokenUsage(prompt_tokens=9, completion_tokens=5, cached_tokens=8),
+        ),
+        (  # Anthropic by way of LiteLLM
+            {
+                "prompt_tokens": 30,
+                "completion_tokens": 5,
+                "prompt_tokens_details": {"cached_tokens": 0},
+                "cache_read_input_tokens": 10,
+                "cache_creation_input_tokens": 15,
+            },
+            TokenUsage(prompt_tokens=30, completion_tokens=5, cached_tokens=10, cache_write_tokens=15),
+        ),
+        (  # OpenRouter
+            {
+                "prompt_tokens": 30,
+                "completion_tokens": 5,
+                "prompt_tokens_details": {"cached_tokens": 1, "cache_write_tokens": 2},
+            },
+            TokenUsage(prompt_tokens=30, completion_tokens=5, cached_tokens=1, cache_write_tokens=2),
+        ),
+        (  # xAI counts thinking beside the completion
+            {
+                "prompt_tokens": 12,
+                "completion_tokens": 2,
+                "total_tokens": 234,
+                "completion_tokens_details": {"reasoning_tokens": 220},
+            },
+            TokenUsage(prompt_tokens=12, completion_tokens=222, reasoning_tokens=220),
+        ),
+    ],
+)
+def test_what_providers_say(said: dict[str, Any], meant: TokenUsage) -> None:
+    assert token_usage(said) == meant
