@@ -1,8 +1,8 @@
 """What a running answer says, as typed events.
 
 `dialog_service.chat` yields them, the event log numbers and keeps them, `api/apps` turns them into frames.
-Order: Started, RetrievalStarted?, RetrievalFinished?, (Token | Reasoning | ToolStarted | ToolFinished)*, Cited?,
-Usage?, then exactly one of Done, Failed, Stopped.
+Order: Started, RetrievalStarted?, RetrievalFinished?, (Token | Reasoning | ToolArguments | ToolStarted | ToolFinished |
+RetrievalFinished)*, Cited?, Usage?, then exactly one of Done, Failed, Stopped.
 """
 
 from dataclasses import dataclass, field
@@ -23,7 +23,8 @@ class RetrievalStarted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetrievalFinished:
-    """`reference` numbers the sources once; later events only point into it."""
+    """`reference` numbers the sources once; later events only point into it. It comes again when a tool has found more:
+    what was numbered before is the same, and new sources follow."""
 
     reference: Reference
     timings_ms: dict[str, float] = field(default_factory=dict)
@@ -41,6 +42,16 @@ class Reasoning:
     """New text of the model's thinking (an increment, never empty)."""
 
     text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolArguments:
+    """A piece of a call's arguments while the model writes them (JSON text, an increment), where that is switched on.
+    `index` counts the calls of one reply from 0; `name` comes with the first piece."""
+
+    index: int
+    text: str
+    name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,13 +89,15 @@ class Usage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Done:
-    """The answer is complete. `prompt` is what the model was given, for the debug view."""
+    """The answer is complete. `prompt` is what the model was given, for the debug view. `dropped_turns` counts the
+    oldest turns of the conversation that the model had no room for."""
 
     answer: str
     reference: Reference
     prompt: str = ""
     created_at: float = 0.0
     truncated: bool = False
+    dropped_turns: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +123,7 @@ DialogEvent = (
     | RetrievalFinished
     | Token
     | Reasoning
+    | ToolArguments
     | ToolStarted
     | ToolFinished
     | Cited
