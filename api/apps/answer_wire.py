@@ -5,11 +5,11 @@ rest. Where datasets are attached a final frame carries the answer with its cita
 last partial frame is the answer.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from api.apps.sse import CRASHED, arrivals, frame
+from api.apps.sse import CRASHED, frame
 from api.apps.wire_reference import EMPTY_REFERENCE, reference_wire
 from rag.core.errors import RagError
 from rag.core.events import (
@@ -201,10 +201,11 @@ def final_answer(event: Done | Failed | Stopped, said: Transcript, shape: Answer
     }
 
 
-async def answer_frames(events: AsyncIterator[DialogEvent], shape: AnswerShape) -> AsyncIterator[bytes]:
-    """The frames of a streamed answer, its end frame included."""
+async def answer_frames(
+    batches: AsyncGenerator[Sequence[DialogEvent], None], shape: AnswerShape
+) -> AsyncGenerator[bytes, None]:
+    """The frames of a streamed answer, its end frame included; each batch makes one write at the most."""
     frames = AnswerFrames(shape)
-    batches = arrivals(events)
     try:
         async for batch in batches:
             written = frames.feed(batch)

@@ -1,7 +1,7 @@
 """The OpenAI face: `/v1/models`, `/v1/chat/completions`, `/v1/embeddings`, with OpenAI's statuses and error bodies."""
 
 import base64
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 from functools import wraps
 from typing import Any, Final
@@ -18,6 +18,7 @@ from api.apps.openai_wire import Completion
 from api.apps.openapi import describe
 from api.apps.sse import CRASHED, stream_response
 from api.db.services.dialog_service import AskOptions, Sampling
+from api.db.services.passing_turns import passing_turn
 from api.db.services.records import DatasetRecord, DialogRecord
 from api.errors import default_of
 from rag.core.blocking import Lane, run_in
@@ -99,11 +100,13 @@ async def chat_completions(principal: Principal) -> Response:
         model=body.model,
         base_url=base_url(),
     )
-    events = _events(principal, source, body)
+    message_id = new_message_id()
+    events = _events(principal, source, body, message_id)
     if body.stream:
         usage_wanted = body.stream_options is not None and body.stream_options.include_usage
         stopping = web_state().stopping
-        frames = await begin_chunks(events, completion, include_usage=usage_wanted, until=stopping)
+        batches = passing_turn(services().event_log, message_id, events, until=stopping)
+        frames = await begin_chunks(batches, completion, include_usage=usage_wanted)
         return stream_response(frames, on_crash=error_frame(AnswerBroke(CRASHED, "internal")))
     answer = await whole_answer(events)
     assert answer.end is not None
@@ -118,10 +121,11 @@ async def chat_completions(principal: Principal) -> Response:
     )
 
 
-def _events(principal: Principal, source: DialogRecord | DatasetRecord, body: ChatBody) -> AsyncIterator[DialogEvent]:
+def _events(
+    principal: Principal, source: DialogRecord | DatasetRecord, body: ChatBody, message_id: str
+) -> AsyncGenerator[DialogEvent, None]:
     dialogs = services().dialogs
     options = AskOptions(sampling=_sampling(body))
-    message_id = new_message_id()
     if isinstance(source, DatasetRecord):
         model = body.chat_model or ""
         return dialogs.ask(principal, (source.id,), body.turns, options, model=model, message_id=message_id)

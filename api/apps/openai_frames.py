@@ -1,14 +1,13 @@
 """Typed events become OpenAI chunks: incremental, batched by arrival."""
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Final
 
 from api.apps.openai_wire import Completion, FinishReason, error_body
-from api.apps.sse import OPENAI_END, arrivals, openai_frame
+from api.apps.sse import OPENAI_END, dumps, openai_frame
 from api.errors import DEFAULTS
 from rag.core.errors import RagError
-from rag.core.events import DialogEvent, Done, Failed, Reasoning, Stopped, Token, Usage
+from rag.core.events import TERMINAL, DialogEvent, Done, Failed, Reasoning, Stopped, Token, Usage
 from rag.core.types import Reference, TokenUsage
 
 _NO_END: Final = "The server stopped before the end of the answer."
@@ -28,23 +27,37 @@ class Answer:
     """An answer as it grows."""
 
     def __init__(self) -> None:
-        self.text = ""
+        self._parts: list[str] = []
         self.thoughts = ""
         self.usage = TokenUsage(estimated=True)
         self.end: Done | Failed | Stopped | None = None
 
     def add(self, batch: Sequence[DialogEvent]) -> tuple[str, str]:
         """Take in a batch; the new text and the new reasoning of it."""
-        text = "".join(event.text for event in batch if isinstance(event, Token))
-        thoughts = "".join(event.text for event in batch if isinstance(event, Reasoning))
+        said, thought = [], []
         for event in batch:
-            if isinstance(event, Usage):
+            if isinstance(event, Token):
+                said.append(event.text)
+            elif isinstance(event, Reasoning):
+                thought.append(event.text)
+            elif isinstance(event, Usage):
                 self.usage = event.usage
-            elif isinstance(event, Done | Failed | Stopped):
+            elif isinstance(event, TERMINAL):
                 self.end = event
-        self.text += text
+        self._parts += said
+        thoughts = "".join(thought)
         self.thoughts += thoughts
-        return text, thoughts
+        return "".join(said), thoughts
+
+    def append(self, text: str) -> None:
+        """Add text that no event brought."""
+        self._parts.append(text)
+
+    @property
+    def text(self) -> str:
+        """All text so far."""
+        self._parts = ["".join(self._parts)]
+        return self._parts[0]
 
     @property
     def reference(self) -> Reference:
@@ -86,20 +99,26 @@ class ChunkFrames:
     def __init__(self, completion: Completion, *, include_usage: bool) -> None:
         self._completion = completion
         self._include_usage = include_usage
+        self._content = self._around("content")
+        self._thoughts = self._around("reasoning_content")
         self.answer = Answer()
 
     def feed(self, batch: Sequence[DialogEvent]) -> bytes:
         """The frames of this batch; may be empty."""
         text, thoughts = self.answer.add(batch)
-        written = b""
-        if thoughts:
-            written += self._chunk({"reasoning_content": thoughts})
+        written = self._chunk(self._thoughts, thoughts) if thoughts else b""
         if text:
-            written += self._chunk({"content": text})
+            written += self._chunk(self._content, text)
         return written + self._end() if self.answer.end is not None else written
 
-    def _chunk(self, delta: dict[str, Any], finish: FinishReason | None = None) -> bytes:
-        return openai_frame(self._completion.chunk({"role": "assistant"} | delta, finish))
+    def _around(self, key: str) -> tuple[bytes, bytes]:
+        """What stands before and after the text in each chunk; of all they hold, only the text changes."""
+        written = openai_frame(self._completion.chunk({"role": "assistant", key: "~"}))
+        before, _, after = written.rpartition(b'"~"')
+        return before, after
+
+    def _chunk(self, around: tuple[bytes, bytes], text: str) -> bytes:
+        return around[0] + dumps(text) + around[1]
 
     def _end(self) -> bytes:
         answer = self.answer
@@ -110,8 +129,8 @@ class ChunkFrames:
         written = b""
         tail = answer.end.answer.removeprefix(answer.text)
         if tail and len(tail) < len(answer.end.answer) or not answer.text:
-            written += self._chunk({"content": tail})
-            answer.text += tail
+            written += self._chunk(self._content, tail)
+            answer.append(tail)
         sources = self._completion.sources(answer.text, answer.end.answer, answer.reference)
         # Marks that were put in after the text was streamed are only in this whole text.
         sources["final_content"] = answer.end.answer
@@ -128,21 +147,16 @@ def error_frame(error: AnswerBroke) -> bytes:
 
 
 async def begin_chunks(
-    events: AsyncIterator[DialogEvent],
-    completion: Completion,
-    *,
-    include_usage: bool,
-    until: asyncio.Event | None = None,
-) -> AsyncIterator[bytes]:
-    """The frames of a streamed completion. Waits for the first text, so that an answer which breaks before it
-    can be told by the HTTP status. Ends with an error chunk once `until` is set.
+    batches: AsyncGenerator[Sequence[DialogEvent], None], completion: Completion, *, include_usage: bool
+) -> AsyncGenerator[bytes, None]:
+    """The frames of a streamed completion, of which each batch makes one write. Waits for the first text, so that an
+    answer which breaks before it can be told by the HTTP status. Ends with an error chunk where there is no last event.
 
     Raises:
         AnswerBroke: it broke before anything was to be shown.
         RagError: the source raised one.
     """
     frames = ChunkFrames(completion, include_usage=include_usage)
-    batches = arrivals(events, until=until)
     try:
         async for batch in batches:
             first = frames.feed(batch)
@@ -157,7 +171,9 @@ async def begin_chunks(
     raise AnswerBroke(_NO_END, "store_unavailable")
 
 
-async def _rest(first: bytes, batches: Any, frames: ChunkFrames) -> AsyncIterator[bytes]:
+async def _rest(
+    first: bytes, batches: AsyncGenerator[Sequence[DialogEvent], None], frames: ChunkFrames
+) -> AsyncGenerator[bytes, None]:
     try:
         yield first
         async for batch in batches:

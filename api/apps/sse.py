@@ -1,13 +1,12 @@
 """Server-sent events: typed events become frames, frames become a streaming response.
 
-Frames are batched by arrival: whatever is there when the writer looks goes out in one write. The contract's
+Frames are batched by arrival: whatever the event log holds when the writer looks goes out in one write. The contract's
 cumulative frames are made in `answer_wire`, OpenAI's in `openai_wire`; here are the framing rules all of them
 share, and the frames of our own events route (ids, event names, increments, heartbeats).
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator
+from typing import Any, Final
 
 import orjson
 import structlog
@@ -25,12 +24,12 @@ from rag.core.events import (
     Started,
     Stopped,
     Token,
+    ToolArguments,
     ToolFinished,
     ToolStarted,
     Usage,
 )
 
-T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 CRASHED: Final = "The server failed; its log says why."
 
@@ -38,8 +37,6 @@ HEARTBEAT: Final = b": heartbeat\n\n"
 HEARTBEAT_S: Final = 15.0
 OPENING: Final = b": events\n\n"
 OPENAI_END: Final = b"data: [DONE]\n\n"
-_BUFFERED = 1024
-"""Events a slow client may lag behind before the source waits for it."""
 
 _HEADERS: Final = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -105,69 +102,6 @@ async def _guarded(frames: AsyncIterator[bytes], on_crash: bytes) -> AsyncIterat
             await close()
 
 
-async def arrivals(
-    events: AsyncIterator[T], *, idle_s: float | None = None, until: asyncio.Event | None = None
-) -> AsyncGenerator[list[T], None]:
-    """Yield what has arrived since the last look, in order; an empty list after `idle_s` seconds of silence.
-
-    Ends before its source once `until` is set. Leaving the loop early, or being cancelled, closes `events`
-    before this returns. An exception of `events` is raised here, after the items before it.
-    """
-    waiting: list[T] = []
-    arrived = asyncio.Event()
-    room = asyncio.Event()
-
-    async def pump() -> None:
-        try:
-            async for event in events:
-                waiting.append(event)
-                arrived.set()
-                if len(waiting) >= _BUFFERED:
-                    room.clear()
-                    await room.wait()
-        finally:
-            arrived.set()
-
-    async def wake() -> None:
-        if until is not None:
-            await until.wait()
-            arrived.set()
-
-    source = asyncio.ensure_future(pump())
-    waker = asyncio.ensure_future(wake())
-    try:
-        while True:
-            if not source.done():
-                await _wait(arrived, idle_s)
-            arrived.clear()
-            ended = source.done()
-            batch = waiting[:]
-            waiting.clear()
-            room.set()
-            if batch or not ended:
-                yield batch
-            if ended:
-                await source
-                return
-            if until is not None and until.is_set():
-                return
-    finally:
-        source.cancel()
-        waker.cancel()
-        await asyncio.wait({source, waker})
-        close = getattr(events, "aclose", None)
-        if close is not None:
-            await close()
-
-
-async def _wait(arrived: asyncio.Event, idle_s: float | None) -> None:
-    try:
-        async with asyncio.timeout(idle_s):
-            await arrived.wait()
-    except TimeoutError:
-        return
-
-
 def event_payload(event: DialogEvent) -> tuple[str, dict[str, Any]]:
     """The name and the payload of an event on our own events route."""
     match event:
@@ -181,6 +115,8 @@ def event_payload(event: DialogEvent) -> tuple[str, dict[str, Any]]:
             return "retrieval_started", {"question": question}
         case RetrievalFinished(reference=reference, timings_ms=timings):
             return "retrieval_finished", {"reference": reference_wire(reference), "timings_ms": timings}
+        case ToolArguments(index=index, text=text, name=name):
+            return "tool_arguments", {"index": index, "name": name, "text": text}
         case ToolStarted(call_id=call_id, name=name, arguments=arguments):
             return "tool_started", {"call_id": call_id, "name": name, "arguments": arguments}
         case ToolFinished(call_id=call_id, name=name, error=error, duration_ms=duration_ms):
@@ -207,6 +143,7 @@ def _terminal_payload(event: Done | Failed | Stopped) -> tuple[str, dict[str, An
                 "reference": reference_wire(reference),
                 "created_at": created_at,
                 "truncated": truncated,
+                "dropped_turns": event.dropped_turns,
             }
         case Failed(code=code, message=message, answer=answer):
             return "failed", {"code": code, "message": message, "answer": answer}

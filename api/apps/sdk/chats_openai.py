@@ -4,8 +4,7 @@ Usage is counted in characters and errors come with HTTP 200, as clients of the 
 OpenAI face that counts tokens.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,9 +18,10 @@ from api.apps.envelope import json_response, uncaught
 from api.apps.openapi import describe
 from api.apps.sdk.chat_models import OpenAiAsk
 from api.apps.sdk.lists import refused
-from api.apps.sse import CRASHED, arrivals, frame, stream_response
+from api.apps.sse import CRASHED, frame, stream_response
 from api.apps.wire_reference import chunk_wire
 from api.db.services.dialog_service import AskOptions
+from api.db.services.passing_turns import passing_turn
 from api.db.services.records import DialogRecord
 from rag.core.errors import NotFound, RagError
 from rag.core.events import DialogEvent, Done, Failed, Reasoning, Stopped, Token
@@ -64,12 +64,13 @@ async def _complete(principal: Principal, chat_id: str, body: dict[str, Any]) ->
     except NotFound as error:
         raise refused(f"You don't own the chat {chat_id}") from error
     with_sources = bool(body.get("reference", False))
+    message_id = new_message_id()
     events = services().dialogs.chat(
         principal,
         chat,
         _kept(turns),
         options=AskOptions(quote=with_sources),
-        message_id=new_message_id(),
+        message_id=message_id,
         session_id="",
     )
     call = _Call(
@@ -81,7 +82,8 @@ async def _complete(principal: Principal, chat_id: str, body: dict[str, Any]) ->
         with_sources=with_sources,
     )
     if bool(body.get("stream", True)):
-        frames = _frames(events, call, web_state().stopping)
+        stopping = web_state().stopping
+        frames = _frames(passing_turn(services().event_log, message_id, events, until=stopping), call)
         return stream_response(frames, on_crash=call.chunk({"content": f"**ERROR**: {CRASHED}"}) + _END)
     return json_response(await _whole(events, call, chat))
 
@@ -145,15 +147,14 @@ class _Call:
         )
 
 
-async def _frames(events: AsyncIterator[DialogEvent], call: _Call, stopping: asyncio.Event) -> AsyncIterator[bytes]:
+async def _frames(batches: AsyncGenerator[Sequence[DialogEvent], None], call: _Call) -> AsyncGenerator[bytes, None]:
     frames = _Frames(call)
-    batches = arrivals(events, until=stopping)
     try:
         async for batch in batches:
             written = frames.feed(batch)
             if written:
                 yield written
-        if stopping.is_set():
+        if not frames.ended:
             yield frames.feed((Stopped(answer=""),))
     except RagError as error:
         yield frames.feed((Failed(code=error.code, message=error.message),))
@@ -166,7 +167,7 @@ class _Frames:
     def __init__(self, call: _Call) -> None:
         self._call = call
         self._shown = ""
-        self._ended = False
+        self.ended = False
 
     def feed(self, batch: Sequence[DialogEvent]) -> bytes:
         text = "".join(event.text for event in batch if isinstance(event, Token))
@@ -176,8 +177,8 @@ class _Frames:
         if text or thoughts:
             written = self._call.chunk({"content": text or None, "reasoning_content": thoughts or None})
         for event in batch:
-            if isinstance(event, Done | Failed | Stopped) and not self._ended:
-                self._ended = True
+            if isinstance(event, Done | Failed | Stopped) and not self.ended:
+                self.ended = True
                 written += self._last(event)
         return written
 

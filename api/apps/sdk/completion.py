@@ -1,7 +1,8 @@
 """Asking in a session, and following the answer (sessions.md sections 4 and 5; the two routes below the message
 are our own)."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any, Final
 
 from quart import Blueprint, Response, request
@@ -29,14 +30,13 @@ from api.apps.sse import (
     HEARTBEAT,
     HEARTBEAT_S,
     OPENING,
-    arrivals,
     dumps,
     event_payload,
     frame,
     named_frame,
     stream_response,
 )
-from api.db.services.conversation_service import LoggedEvent
+from api.db.services.conversation_service import Batch
 from api.db.services.dialog_service import AskOptions
 from api.db.services.records import ConversationRecord, DialogRecord
 from api.errors import BAD_ARGUMENT, NOT_FOUND
@@ -152,11 +152,11 @@ async def _answer(
         fixed_when_empty=bool(chat.prompt_config.get("empty_response")),
         created_at=services().clock.now().timestamp(),
     )
-    events = _plain(conversations.events(principal, chat.id, session.id, turn.message_id))
+    batches = _plain(conversations.follow(principal, chat.id, session.id, turn.message_id))
     if streamed:
-        return stream_response(answer_frames(events, shape), on_crash=crash_frames())
+        return stream_response(answer_frames(batches, shape), on_crash=crash_frames())
     try:
-        return sdk_result(await answer_object(events, shape))
+        return sdk_result(await answer_object(_one_by_one(batches), shape))
     except AnswerFailed as error:
         raise uncaught(_repr(error.event.message)) from error
 
@@ -167,9 +167,17 @@ def _repr(message: str) -> str:
     return repr(kind(message))
 
 
-async def _plain(logged: AsyncIterator[LoggedEvent]) -> AsyncIterator[DialogEvent]:
-    async for each in logged:
-        yield each.event
+async def _plain(batches: AsyncGenerator[Batch, None]) -> AsyncGenerator[Sequence[DialogEvent], None]:
+    async with aclosing(batches):
+        async for batch in batches:
+            yield batch.events
+
+
+async def _one_by_one(batches: AsyncGenerator[Sequence[DialogEvent], None]) -> AsyncGenerator[DialogEvent, None]:
+    async with aclosing(batches):
+        async for batch in batches:
+            for event in batch:
+                yield event
 
 
 @bp.get("/api/v1/chats/<chat_id>/sessions/<session_id>/messages/<message_id>/events")
@@ -185,8 +193,8 @@ async def follow(principal: Principal, chat_id: str, session_id: str, message_id
         raise Refused(BAD_ARGUMENT, "Last-Event-ID must be the id of an event of this answer.", status=400)
     conversations = services().conversations
     await _check_message(principal, chat_id, session_id, message_id)
-    events = conversations.events(principal, chat_id, session_id, message_id, after=int(text[:15]))
-    return stream_response(_event_frames(events), on_crash=_CRASH_EVENT)
+    batches = conversations.follow(principal, chat_id, session_id, message_id, after=int(text[:15]), idle_s=HEARTBEAT_S)
+    return stream_response(_event_frames(batches), on_crash=_CRASH_EVENT)
 
 
 async def _check_message(principal: Principal, chat_id: str, session_id: str, message_id: str) -> None:
@@ -198,16 +206,13 @@ async def _check_message(principal: Principal, chat_id: str, session_id: str, me
         raise Refused(NOT_FOUND, f"No message {message_id!r}.", status=404)
 
 
-async def _event_frames(events: AsyncIterator[LoggedEvent]) -> AsyncIterator[bytes]:
+async def _event_frames(batches: AsyncGenerator[Batch, None]) -> AsyncGenerator[bytes, None]:
     # The server sends the head of a response with its first bytes: a reader should not wait for the first event.
     yield OPENING
-    batches = arrivals(events, idle_s=HEARTBEAT_S)
-    try:
+    async with aclosing(batches):
         async for batch in batches:
-            frames = [named_frame(each.event_id, *event_payload(each.event)) for each in batch]
-            yield b"".join(frames) or HEARTBEAT
-    finally:
-        await batches.aclose()
+            numbered = enumerate(batch.events, batch.first_id)
+            yield b"".join([named_frame(number, *event_payload(event)) for number, event in numbered]) or HEARTBEAT
 
 
 @bp.post("/api/v1/chats/<chat_id>/sessions/<session_id>/messages/<message_id>/stop")

@@ -6,6 +6,7 @@ A turn is saved before anything else happens, runs without the one who asked, an
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,9 +34,9 @@ from rag.core.events import DialogEvent, Done, Failed, Started, Stopped
 from rag.core.ids import new_id, new_message_id
 from rag.core.settings import DialogSettings
 from rag.core.types import Principal, Turn
-from rag.eventlog.base import EventLog, LoggedEvent
+from rag.eventlog.base import Batch, EventLog, LoggedEvent
 
-__all__ = ["ConversationService", "LoggedEvent", "TurnHandle"]
+__all__ = ["Batch", "ConversationService", "LoggedEvent", "TurnHandle"]
 
 
 LONGEST_NAME = 255
@@ -240,22 +241,39 @@ class ConversationService:
         )
         return TurnHandle(stream=message_id, message_id=message_id, session_id=session_id)
 
-    async def events(
-        self, principal: Principal, dialog_id: str, session_id: str, message_id: str, *, after: int = 0
-    ) -> AsyncIterator[LoggedEvent]:
-        """Follow an answer from the event after number `after`: past events, live ones, and the end.
+    async def follow(
+        self,
+        principal: Principal,
+        dialog_id: str,
+        session_id: str,
+        message_id: str,
+        *,
+        after: int = 0,
+        idle_s: float | None = None,
+    ) -> AsyncGenerator[Batch, None]:
+        """Follow an answer from the event after number `after`: past events, live ones by arrival, and the end. An
+        empty batch comes after `idle_s` seconds of silence.
 
         When its events are no longer there, the end alone comes, made from the row. Leaving changes nothing.
         """
         await self._end_in_row(principal, dialog_id, session_id, message_id)
         try:
-            events = self._log.subscribe(message_id, after=after)
-            async for logged in events:
-                after = logged.event_id
-                yield logged
+            async with aclosing(self._log.follow(message_id, after=after, idle_s=idle_s)) as batches:
+                async for batch in batches:
+                    after = batch.first_id + len(batch.events) - 1
+                    yield batch
         except NotFound:
             end = await self._end_in_row(principal, dialog_id, session_id, message_id)
-            yield LoggedEvent(event_id=after + 1, event=end)
+            yield Batch(first_id=after + 1, events=(end,))
+
+    async def events(
+        self, principal: Principal, dialog_id: str, session_id: str, message_id: str, *, after: int = 0
+    ) -> AsyncIterator[LoggedEvent]:
+        """The events of `follow`, one by one."""
+        async with aclosing(self.follow(principal, dialog_id, session_id, message_id, after=after)) as batches:
+            async for batch in batches:
+                for event_id, event in enumerate(batch.events, batch.first_id):
+                    yield LoggedEvent(event_id=event_id, event=event)
 
     async def _end_in_row(
         self, principal: Principal, dialog_id: str, session_id: str, message_id: str

@@ -1,5 +1,5 @@
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -19,13 +19,17 @@ def payloads(written: bytes) -> list[dict[str, Any]]:
     return [json.loads(part.removeprefix(b"data:")) for part in written.split(b"\n\n") if part]
 
 
+async def batches_of(events: Sequence[DialogEvent]) -> AsyncGenerator[Sequence[DialogEvent], None]:
+    yield events
+
+
 async def stream(events: Sequence[DialogEvent]) -> AsyncIterator[DialogEvent]:
     for event in events:
         yield event
 
 
 async def frames_of(events: Sequence[DialogEvent], form: AnswerShape) -> list[dict[str, Any]]:
-    return payloads(b"".join([part async for part in answer_frames(stream(events), form)]))
+    return payloads(b"".join([part async for part in answer_frames(batches_of(events), form)]))
 
 
 def test_the_first_token_goes_at_once_then_every_sixteen_then_the_rest() -> None:
@@ -109,8 +113,8 @@ async def test_another_failure_is_an_error_frame() -> None:
 
 
 async def test_an_error_of_the_log_is_an_error_frame() -> None:
-    async def broken() -> AsyncIterator[DialogEvent]:
-        yield Token(text="So")
+    async def broken() -> AsyncGenerator[Sequence[DialogEvent], None]:
+        yield [Token(text="So")]
         raise StoreUnavailable("Gone.")
 
     written = b"".join([part async for part in answer_frames(broken(), shape())])

@@ -1,6 +1,6 @@
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -15,10 +15,15 @@ COMPLETION = Completion(id="chatcmpl-1", created=1, model="chat:a", base_url="ht
 USAGE = Usage(model="m", usage=TokenUsage(prompt_tokens=3, completion_tokens=2))
 
 
-async def stream(events: Sequence[DialogEvent]) -> AsyncIterator[DialogEvent]:
+async def stream(events: Sequence[DialogEvent]) -> AsyncGenerator[Sequence[DialogEvent], None]:
+    for event in events:
+        yield [event]
+        await asyncio.sleep(0)
+
+
+async def one_by_one(events: Sequence[DialogEvent]) -> AsyncIterator[DialogEvent]:
     for event in events:
         yield event
-        await asyncio.sleep(0)
 
 
 async def chunks_of(events: Sequence[DialogEvent], *, include_usage: bool = False) -> list[dict[str, Any]]:
@@ -94,19 +99,19 @@ async def test_a_stream_that_just_ends_is_an_error_chunk() -> None:
 
 
 async def test_a_whole_answer() -> None:
-    answer = await whole_answer(stream([Token(text="Yes"), USAGE, Done(answer="Yes", reference=REFERENCE)]))
+    answer = await whole_answer(one_by_one([Token(text="Yes"), USAGE, Done(answer="Yes", reference=REFERENCE)]))
     assert answer.usage.total_tokens == 5
     for end in (Failed(code="model_refused", message="No."), Stopped(answer="")):
         with pytest.raises(AnswerBroke):
-            await whole_answer(stream([end]))
+            await whole_answer(one_by_one([end]))
 
 
 async def test_leaving_closes_the_source() -> None:
     closed = asyncio.Event()
 
-    async def source() -> AsyncIterator[DialogEvent]:
+    async def source() -> AsyncGenerator[Sequence[DialogEvent], None]:
         try:
-            yield Token(text="So")
+            yield [Token(text="So")]
             await asyncio.sleep(60)
         finally:
             closed.set()
@@ -115,3 +120,18 @@ async def test_leaving_closes_the_source() -> None:
     await anext(frames)
     await frames.aclose()
     assert closed.is_set()
+
+
+async def test_what_arrived_together_is_one_chunk() -> None:
+    async def source() -> AsyncGenerator[Sequence[DialogEvent], None]:
+        yield [Reasoning(text="h"), Reasoning(text="m"), Token(text="a\u2028"), Token(text='"b"')]
+        yield [Token(text="c"), Done(answer='a\u2028"b"c', reference=Reference())]
+
+    frames = await begin_chunks(source(), COMPLETION, include_usage=False)
+    first = await anext(frames)
+    assert len(first.decode().splitlines()) == 4, "a line break inside the text must not look like one of the framing"
+    thought, text = (json.loads(line.removeprefix("data: ")) for line in first.decode().split("\n\n") if line)
+    assert thought == COMPLETION.chunk({"role": "assistant", "reasoning_content": "hm"})
+    assert text == COMPLETION.chunk({"role": "assistant", "content": 'a\u2028"b"'})
+    assert b'"c"' in await anext(frames)
+    assert [part async for part in frames] == []

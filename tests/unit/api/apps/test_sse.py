@@ -1,10 +1,9 @@
-import asyncio
 import json
 from collections.abc import AsyncIterator
 
 import pytest
 
-from api.apps.sse import arrivals, dumps, event_payload, frame, named_frame, stream_response
+from api.apps.sse import dumps, event_payload, frame, named_frame, stream_response
 from rag.core.events import (
     Cited,
     DialogEvent,
@@ -73,83 +72,6 @@ def test_every_event_has_a_name_and_a_json_payload(event: DialogEvent, name: str
     found, payload = event_payload(event)
     assert found == name
     assert json.loads(dumps(payload)) == payload
-
-
-async def test_what_arrived_together_comes_together() -> None:
-    gate = asyncio.Event()
-
-    async def source() -> AsyncIterator[int]:
-        yield 1
-        yield 2
-        await gate.wait()
-        yield 3
-
-    batches = []
-    async for batch in arrivals(source()):
-        batches.append(batch)
-        gate.set()
-    assert batches == [[1, 2], [3]]
-
-
-async def test_silence_gives_empty_batches() -> None:
-    gate = asyncio.Event()
-
-    async def source() -> AsyncIterator[int]:
-        await gate.wait()
-        yield 1
-
-    batches = []
-    async for batch in arrivals(source(), idle_s=0.01):
-        batches.append(batch)
-        if len(batches) == 2:
-            gate.set()
-    assert batches[:2] == [[], []]
-    assert batches[-1] == [1]
-
-
-async def test_leaving_early_closes_the_source() -> None:
-    closed = asyncio.Event()
-
-    async def source() -> AsyncIterator[int]:
-        try:
-            yield 1
-            await asyncio.sleep(60)
-        finally:
-            closed.set()
-
-    batches = arrivals(source())
-    assert await anext(batches) == [1]
-    await batches.aclose()
-    assert closed.is_set()
-
-
-async def test_an_error_comes_after_the_items_before_it() -> None:
-    async def source() -> AsyncIterator[int]:
-        yield 1
-        raise ValueError("broken")
-
-    batches = arrivals(source())
-    assert await anext(batches) == [1]
-    with pytest.raises(ValueError, match="broken"):
-        await anext(batches)
-
-
-async def test_a_slow_reader_holds_the_source_back() -> None:
-    made = 0
-
-    async def source() -> AsyncIterator[int]:
-        nonlocal made
-        for number in range(5000):
-            made += 1
-            yield number
-
-    batches = arrivals(source())
-    seen = await anext(batches)
-    await asyncio.sleep(0.01)
-    assert made < 3000
-    async for batch in batches:
-        seen += batch
-    assert seen == list(range(5000))
 
 
 async def test_a_stream_that_crashes_ends_in_words() -> None:
