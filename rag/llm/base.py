@@ -82,7 +82,8 @@ class ToolFragment:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delta:
     """A piece of a streamed reply; `tool_calls` (whole, in the order the model began them), `usage` and `finish` come
-    with the last ones. `finish` is "cut_off" where the provider gave no reason."""
+    with the last ones. `finish` is "cut_off" where the provider gave no reason. `model` is the name of the model that
+    answered, on the delta with usage; a bundle sets it, which may have gone on to a fallback."""
 
     text: str = ""
     reasoning: str = ""
@@ -90,6 +91,7 @@ class Delta:
     tool_calls: tuple[ToolCall, ...] = ()
     usage: TokenUsage | None = None
     finish: Literal["stop", "length", "tool_calls", "content_filter", "cut_off"] | None = None
+    model: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -57,6 +57,7 @@ class MiniLmEmbedder:
 
     name = NAME
     dim = DIM
+    local = True
 
     def __init__(self, asset_dir: Path, *, threads: int = 2, batch_tokens: int = 0) -> None:
         """`threads` share the windows of one call; `batch_tokens`: padded tokens of one batch, 0 for no batches."""

@@ -1,29 +1,57 @@
 """Calls bound to one model, each leaving one usage row."""
 
-import asyncio
-import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
+import numpy as np
 import structlog
 
-from api.db.services.records import ModelCall
-from api.db.services.usage_ledger import CallContext, UsageLedger
-from rag.core.blocking import Lane, iterate, run_in
+from api.db.services.model_calls import Books, CallMeter, ChatMeter
+from api.db.services.usage_ledger import BudgetGate, CallContext, UsageLedger
 from rag.core.clock import Clock
-from rag.core.errors import RagError
-from rag.core.types import TokenUsage
-from rag.llm import retry
-from rag.llm.base import ChatModel, ChatRequest, Delta, Embedded, Embedder, ModelInfo
+from rag.core.errors import InvalidInput, ModelBadOutput, ModelError
+from rag.core.types import Matrix, Picture, TokenUsage
+from rag.llm import dispatch, retry
+from rag.llm.base import (
+    ChatModel,
+    ChatRequest,
+    Delta,
+    Described,
+    Describer,
+    Embedded,
+    Embedder,
+    ModelInfo,
+    Reranked,
+    Reranker,
+    Speaker,
+    Transcribed,
+    Transcriber,
+)
+from rag.llm.deadlines import Deadlines
 from rag.llm.retry import RetryPolicy
+from rag.llm.token_estimate import estimate_tokens
 
+T = TypeVar("T")
 log = structlog.get_logger()
 
 
 class LLMBundle:
-    """One model, for one tenant and purpose. Holds nothing of a request; may be used by many at once.
+    """The models of one use, for one tenant and purpose. Holds nothing of a request; may be used by many at once.
 
-    Whether the model is synchronous or asynchronous is read off its methods, once.
+    Each call asks the budget first, is tried again as the policy says, and leaves a usage row. Whether a model is
+    synchronous or asynchronous is read off its methods, see `rag.llm.dispatch`.
+
+    Args:
+        fallbacks: Chat models to go on with, in order, when the one before failed before its first piece; each leaves
+            a row of its own. One that cannot do what the request needs is skipped.
+        use_fallbacks: Whether they count; off is as if there were none.
+        deadlines: For synchronous models; asynchronous ones keep their own.
+
+    All methods raise:
+        LimitExceeded: a budget is spent; the model was not called.
+        ModelError: the model failed, after retries.
+        TypeError: the bundle was made without a model for this.
     """
 
     def __init__(
@@ -33,42 +61,53 @@ class LLMBundle:
         ledger: UsageLedger,
         clock: Clock,
         policy: RetryPolicy,
+        budget: BudgetGate | None = None,
+        deadlines: Deadlines | None = None,
         chat: ChatModel | None = None,
+        fallbacks: Sequence[ChatModel] = (),
+        use_fallbacks: bool = True,
         embedder: Embedder | None = None,
+        reranker: Reranker | None = None,
+        describer: Describer | None = None,
+        transcriber: Transcriber | None = None,
+        speaker: Speaker | None = None,
     ) -> None:
-        self._context = context
-        self._ledger = ledger
-        self._clock = clock
+        self._books = Books(context=context, ledger=ledger, clock=clock, budget=budget)
         self._policy = policy
+        self._deadlines = deadlines or Deadlines()
         self._chat = chat
+        self._fallbacks = tuple(fallbacks) if use_fallbacks else ()
         self._embedder = embedder
-        self._async_chat = chat is not None and inspect.isasyncgenfunction(chat.stream)
-        self._async_encode = embedder is not None and inspect.iscoroutinefunction(embedder.encode)
-        self._async_query = embedder is not None and inspect.iscoroutinefunction(embedder.encode_query)
+        self._reranker = reranker
+        self._describer = describer
+        self._transcriber = transcriber
+        self._speaker = speaker
 
     @property
     def name(self) -> str:
-        return self._chat.info.name if self._chat is not None else self._model().name
+        """`<model>@<provider>` of the first model there is."""
+        parts = (self._chat, self._embedder, self._reranker, self._describer, self._transcriber, self._speaker)
+        return next((dispatch.name_of(part) for part in parts if part is not None), "")
 
     @property
     def info(self) -> ModelInfo:
         """What the chat model can take."""
-        return self._chat_model().info
+        return self._given(self._chat, "chat").info
 
     @property
     def dim(self) -> int:
         """Length of the embedding model's vectors."""
-        return self._model().dim
+        return self._given(self._embedder, "embedding").dim
 
     def count_tokens(self, text: str) -> int:
         """The chat model's count for the prompt budget."""
-        return self._chat_model().count_tokens(text)
+        return self._given(self._chat, "chat").count_tokens(text)
 
     async def chat(self, request: ChatRequest) -> tuple[str, TokenUsage]:
         """The whole reply, without its reasoning, and what it took.
 
         Raises:
-            ModelError: the model failed, after retries.
+            InvalidInput: as `chat_streamly`.
         """
         parts: list[str] = []
         usage = TokenUsage(estimated=True)
@@ -78,139 +117,174 @@ class LLMBundle:
         return "".join(parts), usage
 
     async def chat_streamly(self, request: ChatRequest) -> AsyncIterator[Delta]:
-        """Yield the reply as it comes; the last delta carries usage (estimated where the provider says none).
+        """Yield the reply as it comes; the last delta carries usage (estimated where the provider says none) and the
+        name of the model that answered.
 
-        Leaving early ends the provider's request. Tried again only before the first piece.
+        Leaving early ends the provider's request. Tried again, or elsewhere, only before the first piece.
 
         Raises:
-            ModelError: the model failed; `facts["started"]` says whether text had come.
+            InvalidInput: the model cannot do what the request needs, or refuses its form.
+            ModelError: the last model tried failed; `facts["started"]` says whether text had come.
         """
-        meter = _Meter(self._clock, self._chat_model(), request)
-        attempts = retry.Attempts()
-        outcome = "internal"
-        source = retry.stream(lambda: self._open(request), self._policy, attempts)
-        try:
-            async for delta in source:
-                meter.see(delta)
-                yield delta
-            if meter.usage is None:
-                yield Delta(usage=meter.total())
-            outcome = "cut_off" if meter.finish == "cut_off" else "ok"
-        except (GeneratorExit, asyncio.CancelledError):
-            outcome = "cancelled"
-            raise
-        except RagError as error:
-            outcome = error.code
-            raise
-        finally:
-            await retry.close(source)
-            self._add(meter.total(), meter.started_at, meter.first_ms, attempts.count, outcome)
+        models = self._able(request)
+        for position, model in enumerate(models, 1):
+            await self._books.check()
+            meter = ChatMeter(self._books, model, request)
+            source = self._opened(model, request, meter)
+            try:
+                with meter:
+                    try:
+                        async for delta in source:
+                            meter.see(delta)
+                            yield delta if delta.usage is None else replace(delta, model=model.info.name)
+                        if meter.usage is None:
+                            yield Delta(usage=meter.total(), model=model.info.name)
+                    finally:
+                        await retry.close(source)
+                return
+            except ModelError as error:
+                if meter.began or error.facts.get("started") or position == len(models):
+                    raise
+                log.warning("model_fallback", model=model.info.name, to=models[position].info.name, code=error.code)
 
     async def encode(self, texts: Sequence[str]) -> Embedded:
-        """Embed passages, one row per text.
-
-        Raises:
-            ModelError: the model failed, after retries.
-        """
-        model = self._model()
-        return await self._embed(lambda: _call(model.encode, texts, awaitable=self._async_encode))
+        """Embed passages, one row per text."""
+        model = self._given(self._embedder, "embedding")
+        found: Embedded = await self._once(
+            model, lambda: self._call(model, "encode", texts), lambda embedded: _read(embedded.tokens, texts)
+        )
+        return _one_each(found, found.vectors, texts, self.name)
 
     async def encode_query(self, text: str) -> Embedded:
-        """Embed a question; one row.
+        """Embed a question; one row."""
+        return await self.encode_queries([text])
+
+    async def encode_queries(self, texts: Sequence[str]) -> Embedded:
+        """Embed questions as questions are embedded; one row per text, one usage row for all."""
+        model = self._given(self._embedder, "embedding")
+        await self._books.check()
+        rows: list[Matrix] = []
+        tokens = 0
+        with CallMeter(self._books, model) as meter:
+            for text in texts:
+
+                def work(text: str = text) -> Any:
+                    return self._call(model, "encode_query", text)
+
+                found: Embedded = await retry.call(work, self._policy, meter.attempts)
+                rows.append(_one_each(found, found.vectors, [text], self.name).vectors)
+                tokens += found.tokens
+                meter.usage = _read(tokens, texts[: len(rows)])
+        vectors = np.concatenate(rows) if rows else np.zeros((0, model.dim), dtype=np.float32)
+        return Embedded(vectors=vectors, tokens=tokens)
+
+    async def similarity(self, question: str, passages: Sequence[str]) -> Reranked:
+        """How well each passage answers `question`; one score per passage, 0 to 1. No passages, no call."""
+        model = self._given(self._reranker, "reranking")
+        if not passages:
+            return Reranked(scores=np.zeros(0, dtype=np.float32), tokens=0)
+        found: Reranked = await self._once(
+            model,
+            lambda: self._call(model, "rerank", question, passages),
+            lambda reranked: _read(reranked.tokens, [question, *passages]),
+        )
+        return _one_each(found, found.scores, passages, self.name)
+
+    async def describe(self, picture: Picture, prompt: str = "") -> Described:
+        """What the picture shows, in words, as `prompt` asks; an empty prompt asks for everything."""
+        model = self._given(self._describer, "image description")
+        found: Described = await self._once(
+            model, lambda: self._call(model, "describe", picture, prompt), lambda described: described.usage
+        )
+        return found
+
+    async def transcribe(self, audio: bytes, *, file_name: str) -> Transcribed:
+        """What is said in `audio`; the ending of `file_name` tells the format."""
+        model = self._given(self._transcriber, "transcription")
+        found: Transcribed = await self._once(
+            model,
+            lambda: self._call(model, "transcribe", audio, file_name=file_name),
+            lambda said: TokenUsage(completion_tokens=estimate_tokens(said.text), estimated=True),
+        )
+        return found
+
+    async def tts(self, text: str) -> AsyncIterator[bytes]:
+        """Pieces of an MP3 file that says `text`. Leaving early ends the provider's request."""
+        model = self._given(self._speaker, "speech")
+        await self._books.check()
+        with CallMeter(self._books, model) as meter:
+            source = retry.stream(
+                lambda: dispatch.stream(model, "speak", text, deadlines=self._deadlines), self._policy, meter.attempts
+            )
+            try:
+                async for piece in source:
+                    meter.mark_first()
+                    meter.usage = meter.usage or TokenUsage(prompt_tokens=estimate_tokens(text), estimated=True)
+                    yield piece
+            finally:
+                await retry.close(source)
+
+    def _able(self, request: ChatRequest) -> list[ChatModel]:
+        """The models to try, in order.
 
         Raises:
-            ModelError: the model failed, after retries.
+            InvalidInput: the chosen one cannot do what the request needs.
         """
-        model = self._model()
-        return await self._embed(lambda: _call(model.encode_query, text, awaitable=self._async_query))
-
-    async def _embed(self, function: Callable[[], Coroutine[Any, Any, Embedded]]) -> Embedded:
-        started_at = self._clock.monotonic()
-        attempts = retry.Attempts()
-        outcome, tokens = "internal", 0
-        try:
-            embedded = await retry.call(function, self._policy, attempts)
-            outcome, tokens = "ok", embedded.tokens
-            return embedded
-        except asyncio.CancelledError:
-            outcome = "cancelled"
-            raise
-        except RagError as error:
-            outcome = error.code
-            raise
-        finally:
-            self._add(TokenUsage(prompt_tokens=tokens), started_at, None, attempts.count, outcome)
-
-    def _open(self, request: ChatRequest) -> AsyncIterator[Delta]:
-        model = self._chat_model()
-        if self._async_chat:
-            return model.stream(request)  # type: ignore[return-value]  # asynchronous, as its function says
-        return iterate(lambda: model.stream(request), lane=Lane.MODEL)  # type: ignore[arg-type,return-value]
-
-    def _add(self, usage: TokenUsage, started_at: float, first_ms: float | None, attempts: int, outcome: str) -> None:
-        context = self._context
-        self._ledger.add(
-            ModelCall(
-                tenant_id=context.tenant_id,
-                model=self.name,
-                purpose=context.purpose,
-                prompt_tokens=usage.prompt_tokens,
-                completion_tokens=usage.completion_tokens,
-                estimated=usage.estimated,
-                duration_ms=(self._clock.monotonic() - started_at) * 1000,
-                first_token_ms=first_ms,
-                attempts=attempts,
-                outcome=outcome,
-                dialog_id=context.dialog_id,
-                conversation_id=context.conversation_id,
-                message_id=context.message_id,
+        first = self._given(self._chat, "chat")
+        lacking = _lacking(first.info, request)
+        if lacking:
+            raise InvalidInput(
+                f"The model {first.info.name!r} cannot {lacking}. Choose one that can, or leave that out.",
+                model=first.info.name,
             )
+        return [first, *(model for model in self._fallbacks if not _lacking(model.info, request))]
+
+    def _opened(self, model: ChatModel, request: ChatRequest, meter: CallMeter) -> AsyncIterator[Delta]:
+        return retry.stream(
+            lambda: dispatch.stream(model, "stream", request, deadlines=self._deadlines), self._policy, meter.attempts
         )
 
-    def _chat_model(self) -> ChatModel:
-        if self._chat is None:
-            raise TypeError(f"{self.name!r} is not a chat model")
-        return self._chat
+    def _call(self, model: object, method: str, *arguments: Any, **named: Any) -> Any:
+        return dispatch.call(model, method, *arguments, deadlines=self._deadlines, **named)
 
-    def _model(self) -> Embedder:
-        if self._embedder is None:
-            raise TypeError(f"{self.name!r} is not an embedding model")
-        return self._embedder
+    async def _once(self, model: object, function: Callable[[], Any], usage_of: Callable[[Any], TokenUsage]) -> Any:
+        await self._books.check()
+        with CallMeter(self._books, model) as meter:
+            result = await retry.call(function, self._policy, meter.attempts)
+            meter.usage = usage_of(result)
+            return result
 
-
-class _Meter:
-    """What one streamed call took so far."""
-
-    def __init__(self, clock: Clock, model: ChatModel, request: ChatRequest) -> None:
-        self._clock = clock
-        self._model = model
-        self._request = request
-        self._said: list[str] = []
-        self.started_at = clock.monotonic()
-        self.first_ms: float | None = None
-        self.usage: TokenUsage | None = None
-        self.finish: str | None = None
-
-    def see(self, delta: Delta) -> None:
-        if self.first_ms is None and (delta.text or delta.reasoning):
-            self.first_ms = (self._clock.monotonic() - self.started_at) * 1000
-        self._said.append(delta.text or delta.reasoning)
-        self.usage = delta.usage or self.usage
-        self.finish = delta.finish or self.finish
-
-    def total(self) -> TokenUsage:
-        """The provider's own figures, else estimates marked so."""
-        if self.usage is not None:
-            return self.usage
-        count = self._model.count_tokens
-        return TokenUsage(
-            prompt_tokens=sum(count(turn.content) for turn in self._request.turns),
-            completion_tokens=count("".join(self._said)),
-            estimated=True,
-        )
+    def _given(self, part: T | None, use: str) -> T:
+        if part is None:
+            raise TypeError(f"{self.name!r} is no model for {use}")
+        return part
 
 
-async def _call(function: Callable[[Any], Any], argument: Any, *, awaitable: bool) -> Embedded:
-    result = await function(argument) if awaitable else await run_in(Lane.MODEL, function, argument)
-    assert isinstance(result, Embedded)
+def _lacking(info: ModelInfo, request: ChatRequest) -> str:
+    """What the request needs and the model has not, in words; empty if nothing."""
+    able = info.capabilities
+    if not able.tools and (request.tools or any(turn.tool_calls for turn in request.turns)):
+        return "use tools"
+    if not able.vision and any(turn.pictures for turn in request.turns):
+        return "look at pictures"
+    if not able.json_schema and request.reply_schema is not None:
+        return "keep to a JSON schema"
+    return ""
+
+
+def _read(tokens: int, texts: Sequence[str]) -> TokenUsage:
+    """What a model has read: as it says, else estimated."""
+    if tokens or not any(texts):
+        return TokenUsage(prompt_tokens=tokens)
+    return TokenUsage(prompt_tokens=sum(map(estimate_tokens, texts)), estimated=True)
+
+
+def _one_each(result: T, rows: Any, inputs: Sequence[str], model: str) -> T:
+    """`result`, once it has a row for each input.
+
+    Raises:
+        ModelBadOutput: it has more or fewer.
+    """
+    if len(rows) != len(inputs):
+        raise ModelBadOutput(f"The model {model!r} gave {len(rows)} results for {len(inputs)} texts.", model=model)
     return result
