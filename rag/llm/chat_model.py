@@ -13,18 +13,23 @@ from rag.llm.chat_body import chat_body
 from rag.llm.chat_reply import DeltaReader
 from rag.llm.deadlines import Deadlines, Watch
 from rag.llm.endpoint import Endpoint
+from rag.llm.litellm_repairs import Repairs
 from rag.llm.token_estimate import estimate_tokens
 
 _NOTHING = Delta()
 
 
 class LiteLLMBase:
-    """ChatModel, asynchronous. Holds no more than the provider's address and key."""
+    """ChatModel, asynchronous. Holds no more than the provider's address and key.
 
-    def __init__(self, info: ModelInfo, endpoint: Endpoint, *, deadlines: Deadlines) -> None:
+    Where `streams` is false, the provider is asked for the reply in one piece.
+    """
+
+    def __init__(self, info: ModelInfo, endpoint: Endpoint, *, deadlines: Deadlines, streams: bool = True) -> None:
         self.info = info
         self._endpoint = endpoint
         self._deadlines = deadlines
+        self._streams = streams
 
     async def stream(self, request: ChatRequest) -> AsyncIterator[Delta]:
         """Yield the reply as it comes. The provider's request ends when this is left.
@@ -38,7 +43,8 @@ class LiteLLMBase:
         watch = Watch(self._deadlines, model=self.info.name)
         try:
             with litellm_port.translated(self.info.name, secret=self._endpoint.api_key.get_secret_value()):
-                async with aclosing(self._deltas(body, watch)) as deltas:
+                source = self._deltas(body, watch) if self._streams else self._whole(body, watch)
+                async with aclosing(source) as deltas:
                     async for delta in deltas:
                         watch.started = True
                         if delta.fragments and not request.tool_fragments:
@@ -57,7 +63,7 @@ class LiteLLMBase:
     async def _deltas(self, body: dict[str, Any], watch: Watch) -> AsyncGenerator[Delta, None]:
         async with watch.limit():
             stream = await litellm_port.open_stream(self._endpoint, body, timeout_s=self._deadlines.answer_s)
-        reader = DeltaReader(model=self.info.name)
+        reader, repairs = DeltaReader(model=self.info.name), Repairs()
         try:
             source = litellm_port.pieces(stream)
             while True:
@@ -65,14 +71,14 @@ class LiteLLMBase:
                     piece = await watch.next(source)
                 except StopAsyncIteration:
                     break
-                reasoning, text = reader.read(piece)
+                reasoning, text = reader.read(repairs.put_right(piece))
                 fragments = reader.take_fragments()
                 if reasoning or text or fragments:
                     yield Delta(reasoning=reasoning, text=text, fragments=fragments)
             if litellm_port.was_cut_off(stream):
                 reader.finish = None
-                # The library counts by itself what the provider did not get to say.
-                reader.usage = replace(reader.usage, estimated=True) if reader.usage else None
+            if reader.usage and (reader.finish is None or litellm_port.counted_by_itself(stream)):
+                reader.usage = replace(reader.usage, estimated=True)
             if not watch.started and reader.finish is None:
                 raise ModelOverloaded(
                     f"The connection to {self.info.name!r} ended before an answer came. Try again.",
@@ -82,3 +88,12 @@ class LiteLLMBase:
                 yield delta
         finally:
             await litellm_port.close(stream)
+
+    async def _whole(self, body: dict[str, Any], watch: Watch) -> AsyncGenerator[Delta, None]:
+        async with watch.limit_whole():
+            reply = await litellm_port.whole_reply(self._endpoint, body, timeout_s=self._deadlines.answer_s)
+        reader = DeltaReader(model=self.info.name)
+        reasoning, text = reader.read(Repairs().put_right(reply))
+        yield Delta(reasoning=reasoning, text=text, fragments=reader.take_fragments())
+        for delta in reader.last():
+            yield delta

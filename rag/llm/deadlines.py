@@ -50,6 +50,10 @@ class Watch:
         next_end = self._loop.time() + self._deadlines.next_token_s if self.started else self._first_end
         return asyncio.timeout_at(min(next_end, self._end))
 
+    def limit_whole(self) -> asyncio.Timeout:
+        """A timeout for a reply that comes in one piece."""
+        return asyncio.timeout_at(self._end)
+
     def late(self) -> ModelTimeout:
         """The error that says which deadline passed."""
         if self._loop.time() >= self._end:

@@ -82,11 +82,23 @@ async def _rehearse(litellm: Any) -> None:
 
 async def open_stream(endpoint: Endpoint, body: dict[str, Any], *, timeout_s: float) -> Any:
     """LiteLLM's stream of a reply; iterate it with `pieces`, and close it with `close`."""
+    # Usage is asked for in any case: without it the library knows none, and says 0.
+    return await _complete(endpoint, body, timeout_s=timeout_s, stream=True, stream_options={"include_usage": True})
+
+
+async def whole_reply(endpoint: Endpoint, body: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
+    """A reply that is not streamed, in the form of OpenAI's chat completions."""
+    reply = await _complete(endpoint, body, timeout_s=timeout_s)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Its models do not fit their own schema.
+        found: dict[str, Any] = reply.model_dump(exclude_none=True)
+    return found
+
+
+async def _complete(endpoint: Endpoint, body: dict[str, Any], *, timeout_s: float, **more: Any) -> Any:
     return await load().acompletion(
         **endpoint.litellm_arguments(),
-        stream=True,
-        # Asked for in any case: without it the library knows no usage, and says 0.
-        stream_options={"include_usage": True},
+        **more,
         timeout=timeout_s,
         # One retry loop in all, ours: without these each layer of the library has its own.
         max_retries=0,
@@ -105,7 +117,14 @@ async def pieces(stream: Any) -> AsyncIterator[dict[str, Any]]:
 
 def was_cut_off(stream: Any) -> bool:
     """Whether the provider gave no finish reason: the library then makes up `stop`."""
-    return getattr(stream, "received_finish_reason", "stop") is None
+    reasons = [getattr(stream, name, "stop") for name in ("received_finish_reason", "intermittent_finish_reason")]
+    return not any(reasons)
+
+
+def counted_by_itself(stream: Any) -> bool:
+    """Whether the provider told no usage: the library then counts with a tokenizer of its own and does not say so."""
+    chunks = getattr(stream, "chunks", None) or []
+    return bool(chunks) and not any(getattr(chunk, "usage", None) for chunk in chunks)
 
 
 async def close(stream: Any) -> None:
@@ -161,7 +180,9 @@ def _translate(error: Any, ours: type[ModelError], *, model: str, secret: str) -
     if "insufficient_quota" in str(error):
         ours = ModelRefused
     # `litellm.RateLimitError: RateLimitError: OpenAIException - what the provider said`
-    reason = str(getattr(error, "message", "") or error).rpartition("Exception - ")[2][:400]
+    # For failures in mid-stream that is followed by a stack trace, which is nobody's business.
+    told = str(getattr(error, "message", "") or error).partition("Traceback (most recent call last)")[0]
+    reason = told.rpartition("Exception - ")[2].strip()[:400]
     if secret:
         reason = reason.replace(secret, "***")
     return ours(f"{model!r}: the call failed. The provider says: {reason}", **facts)

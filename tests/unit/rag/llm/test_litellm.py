@@ -1,12 +1,14 @@
 import asyncio
 import inspect
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from rag.core.blocking import Lane, run_in
 from rag.core.errors import ModelError, ModelOverloaded, ModelTimeout
+from rag.core.types import ToolCall
 from rag.llm import litellm_port
 from rag.llm.chat_model import LiteLLMBase
 from rag.llm.deadlines import Deadlines
@@ -114,3 +116,37 @@ async def test_leaving_ends_the_request_at_the_provider(litellm_chat: LiteLLMBas
     await stream.aclose()
     await asyncio.sleep(0.3)
     assert upstream.closed_early == 1
+
+
+async def test_an_error_shows_nothing_of_the_code(upstream: FaultyUpstream, endpoint: Endpoint) -> None:
+    await run_in(Lane.MODEL, litellm_port.load)
+    address = replace(endpoint, base_url=upstream.root, litellm_prefix="anthropic", model="claude-sonnet-4-5")
+    upstream.will(Plan(raw=b'event: content_block_delta\ndata: {"type": "content_block_del\n\n'))
+    with pytest.raises(ModelError) as caught:
+        await said_by(LiteLLMBase(INFO, address, deadlines=Deadlines()), a_request())
+    await litellm_port.close_clients()
+    assert "Traceback" not in str(caught.value)
+    assert ".py" not in str(caught.value)
+
+
+async def test_a_reply_in_one_piece(upstream: FaultyUpstream, endpoint: Endpoint) -> None:
+    await run_in(Lane.MODEL, litellm_port.load)
+    call = ToolCall(id="call_a", name="weather", arguments='{"city": "Zug"}')
+    upstream.will(Plan(reasoning=("Hm",), tool_calls=(call,)))
+    deltas = await said_by(LiteLLMBase(INFO, endpoint, deadlines=Deadlines(), streams=False), a_request())
+    await litellm_port.close_clients()
+    assert [(d.text, d.reasoning) for d in deltas] == [("Hello, world.", "Hm"), ("", "")]
+    assert deltas[-1].finish == "tool_calls"
+    assert deltas[-1].tool_calls == (call,)
+    assert deltas[-1].usage is not None
+    assert upstream.requests[0].body.get("stream") is not True
+
+
+async def test_usage_that_the_library_counted_itself_is_marked(upstream: FaultyUpstream, endpoint: Endpoint) -> None:
+    await run_in(Lane.MODEL, litellm_port.load)
+    for told in (True, False):
+        upstream.will(Plan(usage=told))
+        deltas = await said_by(LiteLLMBase(INFO, endpoint, deadlines=Deadlines()), a_request())
+        assert deltas[-1].usage is not None
+        assert deltas[-1].usage.estimated is not told
+    await litellm_port.close_clients()
