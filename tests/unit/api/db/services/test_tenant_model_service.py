@@ -1,0 +1,294 @@
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from api.db.services.secret_box import SecretBox
+from api.db.services.tenant_logins import TenantLogins, parted
+from api.db.services.tenant_model_service import NothingToProbe, ProbeFailed, TenantModelService
+from api.db.tables import Tenant, TenantLlm, Usage, User
+from rag.core.errors import InvalidInput, NotFound
+from rag.core.types import Principal
+from rag.llm.base import OwnModel
+from rag.testing.models import FixedProviders
+from tests.unit.api.db.services.world import ANN, BOB, World
+
+SECRET = "s" * 43
+LOCAL = "http://127.0.0.1:1143"
+
+
+@dataclass
+class Tenants:
+    """The service of one process, and what it is made of."""
+
+    world: World
+    secret: str = SECRET
+    private: bool = False
+
+    def __post_init__(self) -> None:
+        box = SecretBox(self.secret)
+        self.logins = TenantLogins(self.world.db, box, private=self.private)
+        self.providers = FixedProviders("good", "better")
+        self.service = TenantModelService(
+            self.world.db,
+            self.world.clock,
+            box,
+            logins=self.logins,
+            providers=self.providers,
+            private_addresses=self.private,
+        )
+
+    def key(self, who: Principal, name: str = "large@Acme") -> str:
+        found = self.logins.for_model(who.tenant_id, name, "chat")
+        return found[0].api_key.get_secret_value() if found else ""
+
+    async def superuser(self, who: Principal) -> None:
+        values = {"id": who.user_id, "email": who.user_id, "email_norm": who.user_id, "nickname": "x"}
+        await self.world.db.write(lambda: User.create(is_superuser=True, create_time=1, update_time=1, **values))
+
+
+@pytest.fixture
+def tenants(world: World) -> Tenants:
+    return Tenants(world)
+
+
+async def test_a_key_is_tried_kept_sealed_and_used_by_its_tenant_only(tenants: Tenants) -> None:
+    await tenants.service.set_key(ANN, "acme", api_key="good")
+    (login, kind, model) = tenants.providers.probed[0]
+    assert (login.provider, login.api_key.get_secret_value(), kind, model) == ("Acme", "good", "chat", "small")
+    assert tenants.key(ANN) == "good"
+    assert tenants.key(BOB) == ""
+    row = await tenants.world.db.run(lambda: TenantLlm.get())
+    assert (row.tenant_id, row.provider, row.model) == ("ann", "Acme", "")
+    assert "good" not in row.sealed_key
+
+
+async def test_the_rows_file_holds_no_key(world: World, tmp_path: Path) -> None:
+    tenants = Tenants(world)
+    tenants.providers.good.add("sk-a-key-of-nobody-else")
+    await tenants.service.set_key(ANN, "Acme", api_key="sk-a-key-of-nobody-else")
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert all(b"nobody-else" not in path.read_bytes() for path in files)
+
+
+async def test_a_wrong_key_is_told_without_it_and_not_kept(tenants: Tenants) -> None:
+    with pytest.raises(ProbeFailed) as caught:
+        await tenants.service.set_key(ANN, "Acme", api_key="badly-wrong")
+    assert [(provider, model) for provider, model, _ in caught.value.failures] == [
+        ("Acme", "small"),
+        ("Acme", "vectors"),
+        ("Acme", "ranks"),
+    ]
+    assert "badly-wrong" not in str(caught.value.failures)
+    assert "***" in caught.value.failures[0][2]
+    assert tenants.key(ANN) == ""
+    assert await tenants.service.mine(ANN) == []
+
+
+async def test_a_key_is_replaced(tenants: Tenants) -> None:
+    await tenants.service.set_key(ANN, "Acme", api_key="good")
+    await tenants.service.set_key(ANN, "ACME", api_key="better")
+    assert tenants.key(ANN) == "better"
+    assert await tenants.world.db.run(lambda: TenantLlm.select().count()) == 1
+
+
+async def test_a_named_model_is_the_one_that_is_tried(tenants: Tenants) -> None:
+    await tenants.service.set_key(ANN, "Acme", api_key="good", kind="rerank", model="own-ranks")
+    assert tenants.providers.probed[0][1:] == ("rerank", "own-ranks")
+
+
+async def test_a_provider_without_models_wants_one_named(tenants: Tenants) -> None:
+    with pytest.raises(NothingToProbe):
+        await tenants.service.set_key(ANN, "Ollama", api_key="good")
+
+
+@pytest.mark.parametrize("name", ["Nobody", "", "__class__", "Acme@Acme"])
+async def test_providers_are_a_closed_list(tenants: Tenants, name: str) -> None:
+    for call in (
+        tenants.service.set_key(ANN, name, api_key="good"),
+        tenants.service.delete(ANN, name, "large"),
+        tenants.service.delete_provider(ANN, name),
+        tenants.service.enable(ANN, name, "large", on=True),
+    ):
+        with pytest.raises(NotFound):
+            await call
+
+
+async def test_own_models_are_added_and_listed_with_their_provider(tenants: Tenants) -> None:
+    await tenants.superuser(ANN)
+    own = OwnModel(name="qwen3", kind="chat", max_tokens=4096)
+    await tenants.service.add(ANN, "Ollama", own=own, api_key="", base_url=LOCAL)
+    (login,) = tenants.logins.for_model("ann", "Qwen3@ollama", "chat")
+    assert (login.base_url, login.guarded, login.models) == (LOCAL, False, (own,))
+    (mine,) = await tenants.service.mine(ANN)
+    assert (mine.name, mine.provider, mine.own, mine.available, mine.base_url) == ("qwen3", "Ollama", True, True, LOCAL)
+    assert await tenants.service.mine(BOB) == []
+    assert "qwen3" not in [one.name for one in await tenants.service.listed(BOB)]
+
+
+async def test_models_at_one_provider_may_have_addresses_of_their_own(world: World) -> None:
+    tenants = Tenants(world, private=True)
+    for number, kind in enumerate(("chat", "embedding")):
+        own = OwnModel(name=f"m{number}", kind=kind)  # type: ignore[arg-type]
+        await tenants.service.add(ANN, "Ollama", own=own, api_key="", base_url=f"{LOCAL}{number}")
+    assert tenants.logins.for_model("ann", "m0@Ollama", "chat")[0].base_url == f"{LOCAL}0"
+    assert tenants.logins.for_model("ann", "m1@Ollama", "embedding")[0].base_url == f"{LOCAL}1"
+
+
+async def test_an_added_model_uses_the_key_of_its_provider(tenants: Tenants) -> None:
+    await tenants.service.set_key(ANN, "Acme", api_key="good")
+    await tenants.service.add(ANN, "Acme", own=OwnModel(name="newest", kind="chat"), api_key="", base_url="")
+    assert tenants.key(ANN, "newest@Acme") == "good"
+    with pytest.raises(ProbeFailed):
+        await tenants.service.add(BOB, "Acme", own=OwnModel(name="newest", kind="chat"), api_key="", base_url="")
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        OwnModel(name=" ", kind="chat"),
+        OwnModel(name="n" * 256, kind="chat"),
+        OwnModel(name="ﷺ" * 100, kind="chat"),
+        OwnModel(name="a", kind="other"),  # type: ignore[arg-type]
+        OwnModel(name="a", kind="chat", max_tokens=-1),
+        OwnModel(name="a", kind="chat", max_tokens=2**40),
+    ],
+)
+async def test_what_no_row_can_hold_is_refused(tenants: Tenants, own: OwnModel) -> None:
+    with pytest.raises(InvalidInput):
+        await tenants.service.add(ANN, "Acme", own=own, api_key="good", base_url="")
+    assert tenants.providers.probed == []
+
+
+@pytest.mark.parametrize("key", ["a\nb", "a\0b", "k" * 9000])
+async def test_a_key_that_no_header_can_carry_is_refused(tenants: Tenants, key: str) -> None:
+    with pytest.raises(InvalidInput, match="API key") as caught:
+        await tenants.service.set_key(ANN, "Acme", api_key=key)
+    assert key not in str(caught.value)
+
+
+async def test_private_addresses_are_for_superusers(tenants: Tenants) -> None:
+    for url in (LOCAL, "http://169.254.169.254/latest", "http://[::ffff:a9fe:a9fe]/", "file:///etc/passwd"):
+        with pytest.raises(InvalidInput):
+            await tenants.service.set_key(ANN, "Acme", api_key="good", base_url=url)
+    await tenants.superuser(ANN)
+    await tenants.service.set_key(ANN, "Acme", api_key="good", base_url=LOCAL)
+    for url in ("http://169.254.169.254/latest", "http://[::ffff:a9fe:a9fe]/", "file:///etc/passwd"):
+        with pytest.raises(InvalidInput):
+            await tenants.service.set_key(ANN, "Acme", api_key="good", base_url=url)
+    with pytest.raises(InvalidInput):
+        await tenants.service.set_key(BOB, "Acme", api_key="good", base_url=LOCAL)
+    assert [login.base_url for login, _, _ in tenants.providers.probed] == [LOCAL]
+
+
+async def test_an_address_is_guarded_once_its_user_is_no_superuser_any_more(tenants: Tenants) -> None:
+    await tenants.superuser(ANN)
+    await tenants.service.set_key(ANN, "Acme", api_key="good", base_url=LOCAL)
+    assert not tenants.logins.for_model("ann", "large@Acme", "chat")[0].guarded
+    await tenants.world.db.write(lambda: User.update(is_superuser=False).execute())
+    await tenants.service.enable(ANN, "Acme", "small", on=True)
+    assert tenants.logins.for_model("ann", "large@Acme", "chat")[0].guarded
+
+
+async def test_a_model_is_switched_off_and_on_again_for_its_tenant(tenants: Tenants) -> None:
+    await tenants.service.set_key(ANN, "Acme", api_key="good")
+    await tenants.service.set_key(BOB, "Acme", api_key="good")
+    await tenants.service.enable(ANN, "Acme", "large", on=False)
+    with pytest.raises(NotFound, match="switched off"):
+        tenants.logins.for_model("ann", "large@Acme", "chat")
+    assert {one.name: one.enabled for one in await tenants.service.mine(ANN)} == {
+        "small": True,
+        "large": False,
+        "vectors": True,
+        "ranks": True,
+    }
+    assert tenants.key(BOB) == "good"
+    assert tenants.key(ANN, "small@Acme") == "good"
+    await tenants.service.enable(ANN, "Acme", "large", on=True)
+    assert tenants.key(ANN) == "good"
+    with pytest.raises(NotFound):
+        await tenants.service.enable(ANN, "Acme", "nobody", on=True)
+
+
+async def test_deleting_takes_the_own_model_or_all_of_the_provider(tenants: Tenants) -> None:
+    await tenants.service.set_key(ANN, "Acme", api_key="good")
+    await tenants.service.add(ANN, "Acme", own=OwnModel(name="newest", kind="chat"), api_key="better", base_url="")
+    assert tenants.key(ANN, "newest@Acme") == "better"
+    await tenants.service.delete(BOB, "Acme", "newest")
+    await tenants.service.delete_provider(BOB, "Acme")
+    assert tenants.key(ANN, "newest@Acme") == "better"
+    await tenants.service.delete(ANN, "Acme", "")
+    assert tenants.key(ANN) == "good"
+    await tenants.service.delete(ANN, "Acme", "NEWEST")
+    assert tenants.key(ANN, "newest@Acme") == "good"
+    await tenants.service.delete_provider(ANN, "Acme")
+    assert tenants.key(ANN) == ""
+    assert await tenants.service.mine(ANN) == []
+
+
+async def test_used_tokens_are_those_of_the_tenant(tenants: Tenants) -> None:
+    await tenants.service.set_key(ANN, "Acme", api_key="good")
+    await tenants.service.set_key(BOB, "Acme", api_key="good")
+    call = {"purpose": "answer", "estimated": False, "duration_ms": 1, "attempts": 1, "outcome": "ok", "create_time": 1}
+    for tenant_id, tokens in (("ann", 10), ("ann", 5), ("bob", 1000)):
+        row = call | {"tenant_id": tenant_id, "prompt_tokens": tokens, "completion_tokens": 1, "model": "large@Acme"}
+        await tenants.world.db.write(lambda row=row: Usage.create(**row))  # type: ignore[misc]
+    used = {one.name: one.used_tokens for one in await tenants.service.mine(ANN)}
+    assert used == {"small": 0, "large": 17, "vectors": 0, "ranks": 0}
+
+
+async def test_another_process_sees_a_change_at_its_next_look(tenants: Tenants) -> None:
+    other = Tenants(tenants.world)
+    await other.logins.refresh()
+    await tenants.service.set_key(ANN, "Acme", api_key="good")
+    assert other.key(ANN) == ""
+    await other.logins.refresh()
+    assert other.key(ANN) == "good"
+    await tenants.service.delete_provider(ANN, "Acme")
+    await other.logins.refresh()
+    assert other.key(ANN) == ""
+
+
+async def test_a_key_under_another_secret_breaks_that_login_only(tenants: Tenants) -> None:
+    await tenants.service.set_key(ANN, "Acme", api_key="good")
+    other = Tenants(tenants.world, secret="o" * 43)
+    await other.service.set_key(BOB, "Acme", api_key="better")
+    assert other.key(BOB) == "better"
+    with pytest.raises(NotFound, match="PARLEY_AUTH__SECRET"):
+        other.key(ANN)
+    assert other.key(ANN, "qwen3@Ollama") == ""
+    await other.service.set_key(ANN, "Acme", api_key="better")
+    assert other.key(ANN) == "better"
+
+
+async def test_a_row_moved_to_another_tenant_cannot_be_used(tenants: Tenants) -> None:
+    await tenants.service.set_key(ANN, "Acme", api_key="good")
+    await tenants.world.db.write(lambda: TenantLlm.update(tenant_id="bob").execute())
+    other = Tenants(tenants.world)
+    await other.logins.refresh()
+    with pytest.raises(NotFound, match="somebody else"):
+        other.key(BOB)
+
+
+async def test_defaults_come_from_the_tenants_row(tenants: Tenants) -> None:
+    await tenants.world.db.write(lambda: Tenant.update(llm_id="large@Acme").where(Tenant.id == "ann").execute())
+    await tenants.logins.refresh()
+    assert tenants.logins.default("ann", "llm_id") == "large@Acme"
+    assert tenants.logins.default("ann", "embd_id") == ""
+    assert tenants.logins.default("bob", "llm_id") == ""
+    assert tenants.logins.default("nobody", "llm_id") == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("a@B", ("a", "B")),
+        ("a", ("a", "")),
+        ("BAAI/bge-m3@x@B", ("BAAI/bge-m3@x", "B")),
+        ("qwen___VLLM@VLLM", ("qwen", "VLLM")),
+        ("qwen___OpenAI-API@OpenAI-API-Compatible", ("qwen", "OpenAI-API-Compatible")),
+        ("qwen___other@VLLM", ("qwen___other", "VLLM")),
+    ],
+)
+def test_names_are_parted_at_the_last_at(name: str, parts: tuple[str, str]) -> None:
+    assert parted(name) == parts
