@@ -1,6 +1,7 @@
 """The one retry policy of model calls: before the first token only, and only where a second try may help."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,13 +17,15 @@ MAX_RETRY_AFTER_S = 60.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetryPolicy:
-    """Waits of 4, 8, 10, 10 ... seconds between `attempts`; a longer Retry-After is honoured up to a minute, and
-    one above that ends the tries. `sleep` is replaced in tests."""
+    """Waits between `attempts`: the first 4 to 8 seconds, later ones 8 to 10, each drawn anew, so that callers who
+    failed together do not come back together. A longer Retry-After is honoured, with up to a tenth on top, up to a
+    minute; one above that ends the tries. `sleep` and `draw` (0 to 1) are replaced in tests."""
 
     attempts: int = 3
     first_wait_s: float = 4.0
     longest_wait_s: float = 10.0
     sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep
+    draw: Callable[[], float] = random.random
 
     def may_retry(self, error: BaseException) -> bool:
         if not isinstance(error, ModelError) or not error.retryable or error.facts.get("started"):
@@ -31,9 +34,12 @@ class RetryPolicy:
 
     def wait_s(self, attempt: int, error: BaseException | None = None) -> float:
         """Seconds to wait after failed attempt number `attempt`, which starts at 1."""
-        wait = min(self.longest_wait_s, self.first_wait_s * 2.0 ** (attempt - 1))
+        longest = min(self.longest_wait_s, self.first_wait_s * 2.0**attempt)
+        shortest = min(self.first_wait_s * 2.0 ** (attempt - 1), 0.8 * self.longest_wait_s, longest)
         facts = error.facts if isinstance(error, ModelError) else {}
-        return max(wait, float(facts.get("retry_after_s") or 0.0))
+        told = float(facts.get("retry_after_s") or 0.0)
+        drawn = self.draw()
+        return max(shortest + (longest - shortest) * drawn, told * (1 + 0.1 * drawn))
 
     def _retrying(self) -> AsyncRetrying:
         def wait(state: RetryCallState) -> float:

@@ -1,6 +1,8 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rag.core.errors import ModelError, ModelOverloaded, ModelRefused, ModelTimeout
 from rag.llm import retry
@@ -30,7 +32,7 @@ async def tried(*errors: ModelError | None) -> tuple[list[str], list[float], int
 
     items: list[str] = []
     try:
-        async for item in retry.stream(source, RetryPolicy(sleep=waits.sleep), attempts):
+        async for item in retry.stream(source, RetryPolicy(sleep=waits.sleep, draw=lambda: 0.0), attempts):
             items.append(item)  # What came before the error is wanted.
     except ModelError as error:
         return items, waits.seconds, attempts.count, error
@@ -70,9 +72,22 @@ async def test_nothing_is_tried_again_after_the_first_piece() -> None:
     assert await tried(error) == (["a"], [], 1, error)
 
 
-@pytest.mark.parametrize(("attempt", "wait"), [(1, 4.0), (2, 8.0), (3, 10.0), (9, 10.0)])
-def test_waits_lie_between_four_and_ten_seconds(attempt: int, wait: float) -> None:
-    assert RetryPolicy().wait_s(attempt) == wait
+@given(attempt=st.integers(1, 50), drawn=st.floats(0, 1))
+def test_waits_lie_between_four_and_ten_seconds(attempt: int, drawn: float) -> None:
+    assert 4.0 <= RetryPolicy(draw=lambda: drawn).wait_s(attempt) <= 10.0
+
+
+@pytest.mark.parametrize(("attempt", "shortest", "longest"), [(1, 4, 8), (2, 8, 10), (3, 8, 10), (9, 8, 10)])
+def test_waits_grow_and_are_spread(attempt: int, shortest: float, longest: float) -> None:
+    assert RetryPolicy(draw=lambda: 0.0).wait_s(attempt) == shortest
+    assert RetryPolicy(draw=lambda: 1.0).wait_s(attempt) == longest
+    assert len({RetryPolicy().wait_s(attempt) for _ in range(20)}) > 10
+
+
+@given(told=st.floats(0, 60), drawn=st.floats(0, 1))
+def test_nobody_comes_back_before_they_were_told(told: float, drawn: float) -> None:
+    wait = RetryPolicy(draw=lambda: drawn).wait_s(1, ModelOverloaded("1", retry_after_s=told))
+    assert told <= wait <= max(10.0, told * 1.1)
 
 
 async def test_the_source_is_closed_when_left() -> None:
