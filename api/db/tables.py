@@ -403,7 +403,7 @@ class Usage(Row):
     """One model call; `records.ModelCall` tells the columns."""
 
     id = AutoField()
-    tenant_id = _id(index=True)
+    tenant_id = _id()
     dialog_id = _id(null=True)
     conversation_id = _id(null=True)
     message_id = CharField(max_length=36, null=True)
@@ -425,6 +425,43 @@ class Usage(Row):
     cost_usd = DoubleField(null=True)
     arm = CharField(max_length=255, default="")
     key_id = _id(default="")
+
+    class Meta:
+        indexes = ((("tenant_id", "create_time"), False),)
+
+
+class UsageDay(Row):
+    """What the calls of one day (UTC, from `day` on, in ms) came to; written in the transaction of their rows.
+
+    `billed_tokens` leaves out calls that cost nothing, `failures` those that were cancelled. `durations` and
+    `first_tokens` count calls that went well by the steps of `usage_days.step_of`.
+    """
+
+    id = AutoField()
+    tenant_id = _id()
+    day = BigIntegerField()
+    provider = CharField(max_length=64)
+    model = CharField(max_length=255)
+    key_id = _id()
+    arm = CharField(max_length=255)
+    calls = IntegerField()
+    failures = IntegerField()
+    cancelled = IntegerField()
+    retries = IntegerField()
+    tool_calls = IntegerField()
+    estimated = IntegerField()
+    unpriced = IntegerField()
+    prompt_tokens = BigIntegerField()
+    completion_tokens = BigIntegerField()
+    cached_tokens = BigIntegerField()
+    reasoning_tokens = BigIntegerField()
+    billed_tokens = BigIntegerField()
+    cost_usd = DoubleField()
+    durations = JsonField()
+    first_tokens = JsonField()
+
+    class Meta:
+        indexes = ((("tenant_id", "day", "model", "key_id", "arm"), True),)
 
 
 ALL_TABLES: tuple[type[Row], ...] = (
@@ -448,4 +485,5 @@ ALL_TABLES: tuple[type[Row], ...] = (
     Conversation,
     Message,
     Usage,
+    UsageDay,
 )

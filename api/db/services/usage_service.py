@@ -8,6 +8,7 @@ import structlog
 from api.db.database import Database
 from api.db.services.owned import in_groups
 from api.db.services.records import ModelCall
+from api.db.services.usage_days import add_to_days
 from api.db.services.usage_ledger import CallObserver
 from api.db.tables import Usage
 from rag.core.blocking import Lane, run_in
@@ -119,3 +120,4 @@ def _row(call: ModelCall) -> dict[str, object]:
 def _insert(rows: list[dict[str, object]]) -> None:
     for group in in_groups(rows):
         Usage.insert_many(group).execute()
+    add_to_days(rows)

@@ -12,7 +12,7 @@ import pytest
 from api.cli_index import show_index
 from api.db.migrations import draft, migrations, statements, upgrade
 from api.db.mysql import MysqlDialect
-from api.db.tables import ALL_TABLES, Chunk, Document
+from api.db.tables import ALL_TABLES, Chunk, Document, UsageDay
 from api.doctor import _places
 from rag.core.settings import RowsSettings, load_settings
 from tests.integration.rows.conftest import execute
@@ -22,6 +22,7 @@ from tests.unit.api.db.rows import Rows
 ROOT = Path(__file__).parents[3]
 _WAIT_S = 30
 _FOLDED = 3  # This migration folds the names that it finds.
+_PRICED, _COUNTED = 6, 8  # These name the providers of calls, and count the calls of each day.
 
 
 def dialect_of(address: str) -> MysqlDialect:
@@ -103,6 +104,10 @@ def test_an_earlier_version_with_rows_is_brought_forward(
     assert database.run_blocking(lambda: Chunk.get().content) == "text 😀"
     outbox = database.run_blocking(lambda: database._opened().execute_sql("SELECT * FROM outbox").fetchall())
     assert [row[1:3] + row[-2:] for row in outbox] == [("p", "delete", 0, 0)]
+    days = database.run_blocking(lambda: list(UsageDay.select()))
+    counted = [(day.day, day.provider, day.calls, day.retries, day.failures, day.prompt_tokens) for day in days]
+    assert counted == ([(86_400_000, "P" if version < _PRICED else "", 2, 1, 1, 40)] if version < _COUNTED else [])
+    assert all((day.durations, day.unpriced, day.cost_usd) == ({}, 2, 0) for day in days)
     database.close()
     again = rows.database()
     again.open()
@@ -116,12 +121,18 @@ _DOCUMENT = (
     "('{id}', 1, 1, 'ds', 't', 't', '{name}', '{id}', '', 'doc', 1, 'x', 'x', 'naive', '{{\"a\":1}}', 'local', "
     "'DONE', 1.0, '', 0.5, 1, 1, '{{}}', 1)"
 )
+_CALL = (
+    "INSERT INTO `usage` (tenant_id, model, purpose, prompt_tokens, completion_tokens, estimated, duration_ms, "
+    "attempts, outcome, create_time) VALUES ('t', 'm@P', 'answer', 20, 2, 0, 1.5, {attempts}, '{outcome}', {time})"
+)
 _ROWS = (
     _DOCUMENT.format(id="d1", name="Ärger Report.PDF"),
     _DOCUMENT.format(id="d2", name="b.txt"),
     "INSERT INTO chunk VALUES ('d1', 'v', 'c', 'ds', 0, 'text 😀', '[]', '[]', NULL, 0.5, 1, '[]', '[]', 1, '', "
     "'text', 1)",
     "INSERT INTO outbox (place, action, payload, create_time) VALUES ('p', 'delete', '{}', 5)",
+    _CALL.format(outcome="ok", attempts=2, time=86_400_005),
+    _CALL.format(outcome="model_refused", attempts=1, time=172_799_999),
 )
 
 
