@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rag.core.errors import ModelTimeout
+from rag.llm.lazy_timeout import LazyTimeout
 
 T = TypeVar("T")
 
@@ -30,6 +31,7 @@ class Watch:
         now = self._loop.time()
         self._end = now + deadlines.answer_s
         self._first_end = now + deadlines.first_token_s
+        self._timeout = LazyTimeout()
         self.started = False
 
     async def next(self, source: AsyncIterator[T]) -> T:
@@ -45,10 +47,14 @@ class Watch:
         except TimeoutError as error:
             raise self.late() from error
 
-    def limit(self) -> asyncio.Timeout:
-        """A timeout for the next wait; turn its TimeoutError into `late()`."""
+    def limit(self) -> LazyTimeout:
+        """A timeout for the next wait; turn its TimeoutError into `late()`. One wait at a time."""
         next_end = self._loop.time() + self._deadlines.next_token_s if self.started else self._first_end
-        return asyncio.timeout_at(min(next_end, self._end))
+        return self._timeout.at(min(next_end, self._end))
+
+    def close(self) -> None:
+        """There will be no more waits."""
+        self._timeout.close()
 
     def limit_whole(self) -> asyncio.Timeout:
         """A timeout for a reply that comes in one piece."""

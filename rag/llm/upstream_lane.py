@@ -98,6 +98,7 @@ class UpstreamLane:
                 # Closing, not releasing: a reply that was left early must end at the provider too. A reply read to
                 # its end has given its connection back already.
                 response.close()
+                watch.close()
 
     def count_tokens(self, text: str) -> int:
         return estimate_tokens(text)
