@@ -128,7 +128,7 @@ class LLMBundle:
         """
         models = self._able(request)
         for position, model in enumerate(models, 1):
-            await self._books.check()
+            await self._books.check(model)
             meter = ChatMeter(self._books, model, request)
             source = self._opened(model, request, meter)
             try:
@@ -162,7 +162,7 @@ class LLMBundle:
     async def encode_queries(self, texts: Sequence[str]) -> Embedded:
         """Embed questions as questions are embedded; one row per text, one usage row for all."""
         model = self._given(self._embedder, "embedding")
-        await self._books.check()
+        await self._books.check(model)
         rows: list[Matrix] = []
         tokens = 0
         with CallMeter(self._books, model) as meter:
@@ -211,7 +211,7 @@ class LLMBundle:
     async def tts(self, text: str) -> AsyncIterator[bytes]:
         """Pieces of an MP3 file that says `text`. Leaving early ends the provider's request."""
         model = self._given(self._speaker, "speech")
-        await self._books.check()
+        await self._books.check(model)
         with CallMeter(self._books, model) as meter:
             source = retry.stream(
                 lambda: dispatch.stream(model, "speak", text, deadlines=self._deadlines), self._policy, meter.attempts
@@ -248,7 +248,7 @@ class LLMBundle:
         return dispatch.call(model, method, *arguments, deadlines=self._deadlines, **named)
 
     async def _once(self, model: object, function: Callable[[], Any], usage_of: Callable[[Any], TokenUsage]) -> Any:
-        await self._books.check()
+        await self._books.check(model)
         with CallMeter(self._books, model) as meter:
             result = await retry.call(function, self._policy, meter.attempts)
             meter.usage = usage_of(result)

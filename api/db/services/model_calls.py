@@ -1,7 +1,7 @@
 """What one call of one model took, and its usage row."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -27,14 +27,14 @@ class Books:
     clock: Clock
     budget: BudgetGate | None = None
 
-    async def check(self) -> None:
-        """Return if the call may be made.
+    async def check(self, model: object) -> None:
+        """Return if `model` may be called.
 
         Raises:
             LimitExceeded: a budget is spent.
         """
         if self.budget is not None:
-            await self.budget.check(self.context)
+            await self.budget.check(replace(self.context, model=name_of(model)))
 
 
 class CallMeter:

@@ -31,6 +31,8 @@ class CallContext:
     """The API key that asked; empty for a login or the server itself."""
     arm: str = ""
     """Which switched features took part: `fallback=on,prompt_caching=off`."""
+    model: str = ""
+    """The model that is about to be called; only a budget is told."""
 
 
 class BudgetGate(Protocol):
