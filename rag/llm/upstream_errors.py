@@ -21,6 +21,22 @@ _WHAT_TO_DO = {
     429: "The provider limits the rate of calls; try again later",
 }
 
+_STATUS_OF_WORD = {
+    "rate_limit_exceeded": 429,
+    "rate_limit_error": 429,
+    "insufficient_quota": 429,
+    "invalid_prompt": 400,
+    "invalid_request_error": 400,
+    "context_length_exceeded": 400,
+    "invalid_image": 400,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "timeout_error": 408,
+}
+"""Errors that providers name in a stream, where no status can tell; any other word means trouble at the provider."""
+
 
 def error_for(status: int, body: bytes, *, model: str, retry_after: str | None = None, secret: str = "") -> ModelError:
     """The error of a reply that is not 200. `secret` never shows in its message."""
@@ -36,9 +52,17 @@ def error_for(status: int, body: bytes, *, model: str, retry_after: str | None =
 
 def error_in_stream(detail: Any, *, model: str, secret: str = "") -> ModelError:
     """The error that a provider sent as a piece of its stream; its code may be a status."""
-    code = detail.get("code") if isinstance(detail, dict) else None
-    status = code if isinstance(code, int) else int(code) if isinstance(code, str) and code.isdigit() else 500
+    codes = [detail.get("code"), detail.get("type")] if isinstance(detail, dict) else []
+    status = next((found for code in codes if (found := _status_of(code)) is not None), 500)
     return _error(status, detail, model=model, retry_after_s=None, secret=secret)
+
+
+def _status_of(code: object) -> int | None:
+    if isinstance(code, int):
+        return code
+    if not isinstance(code, str):
+        return None
+    return int(code) if code.isdigit() else _STATUS_OF_WORD.get(code)
 
 
 def seconds(retry_after: str | None, clock: Clock | None = None) -> float | None:
@@ -65,6 +89,8 @@ def _error(status: int, detail: Any, *, model: str, retry_after_s: float | None,
     facts: dict[str, Any] = {"model": model, "status": status}
     if retry_after_s is not None:
         facts["retry_after_s"] = retry_after_s
+    if code == "context_length_exceeded":
+        facts["too_long"] = True
     if status == 408:
         return ModelTimeout(message, **facts)
     if status >= 500 or (status == 429 and code not in _NO_QUOTA):

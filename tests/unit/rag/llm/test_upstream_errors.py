@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rag.core.errors import ModelOverloaded, ModelRefused
+from rag.core.errors import ModelOverloaded, ModelRefused, ModelTimeout
 from rag.llm.upstream_errors import error_for, error_in_stream, seconds
 
 
@@ -47,7 +47,25 @@ def test_the_reason_is_told_and_the_key_is_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("detail", "kind"), [({"code": 429}, ModelOverloaded), ({"code": "401"}, ModelRefused), ("text", ModelOverloaded)]
+    ("detail", "kind"),
+    [
+        ({"code": 429}, ModelOverloaded),
+        ({"code": "401"}, ModelRefused),
+        ("text", ModelOverloaded),
+        ({"code": "server_error"}, ModelOverloaded),
+        ({"code": "rate_limit_exceeded"}, ModelOverloaded),
+        ({"code": "insufficient_quota"}, ModelRefused),
+        ({"code": None, "type": "invalid_request_error"}, ModelRefused),
+        ({"code": "context_length_exceeded", "type": "server_error"}, ModelRefused),
+        ({"type": "timeout_error"}, ModelTimeout),
+        ({"type": ["odd"]}, ModelOverloaded),
+    ],
 )
 def test_errors_inside_a_stream(detail: object, kind: type[Exception]) -> None:
     assert type(error_in_stream(detail, model="m@P")) is kind
+
+
+def test_a_conversation_that_is_too_long_is_told() -> None:
+    body = b'{"error": {"message": "Too many tokens.", "code": "context_length_exceeded"}}'
+    assert error_for(400, body, model="m@P").facts["too_long"] is True
+    assert "too_long" not in error_for(400, b'{"error": {"code": "other"}}', model="m@P").facts
