@@ -13,8 +13,10 @@ from rag.core.types import TokenUsage, Turn
 from rag.llm.base import ChatRequest, ModelInfo, ReplySchema
 
 _FENCED = re.compile(r"```[a-zA-Z]*\s*\n(.*?)```", re.DOTALL)
-_ASK = "Reply with one JSON value that fits this JSON schema, and with nothing else: no explanation, no Markdown.\n"
+_ASK = (
+    "Reply with one JSON value that fits this JSON schema, and with nothing else: no explanation, no Markdown.\n"
     "{schema}"
+)
 _REPAIR = "That does not fit: {problem}\nReply again with the whole corrected JSON value, and with nothing else."
 _MOST_PROBLEMS = 5
 _PROBLEM_CHARS = 300
