@@ -36,6 +36,11 @@ class Endpoint:
         values = [self.api_key.get_secret_value(), *(value.get_secret_value() for _, value in self.arguments)]
         return tuple(value for value in values if len(value) > 5)
 
+    @property
+    def secret(self) -> str:
+        """The first of `secrets`, or nothing."""
+        return next(iter(self.secrets), "")
+
     def url(self, path: str) -> str:
         """The address of an operation, such as `/chat/completions`, of a server that speaks OpenAI's protocol."""
         base = self.base_url.rstrip("/")

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rag.core.blocking import Lane, run_in
 from rag.core.errors import ModelBadOutput, ModelError, ModelOverloaded, ModelRefused, ModelTimeout
 from rag.llm.endpoint import Endpoint
 from rag.llm.upstream_errors import seconds
@@ -186,3 +187,57 @@ def _translate(error: Any, ours: type[ModelError], *, model: str, secret: str) -
     if secret:
         reason = reason.replace(secret, "***")
     return ours(f"{model!r}: the call failed. The provider says: {reason}", **facts)
+
+
+async def embed(endpoint: Endpoint, texts: list[str], *, name: str, query: bool, timeout_s: float) -> dict[str, Any]:
+    """The vectors of `texts`, in the form of OpenAI's reply; `query`: they are questions.
+
+    Raises:
+        ModelError: the call failed.
+    """
+    more: dict[str, Any] = {}
+    if "cohere" in f"{endpoint.litellm_prefix}/{endpoint.model}":
+        # Its models embed questions and passages differently, and newer ones refuse not to be told.
+        more["input_type"] = "search_query" if query else "search_document"
+    return await _ask(endpoint, "aembedding", name=name, timeout_s=timeout_s, input=texts, **more)
+
+
+async def rerank(
+    endpoint: Endpoint, question: str, passages: list[str], *, name: str, timeout_s: float
+) -> dict[str, Any]:
+    """The scores of `passages`, in the form of Cohere's reply.
+
+    Raises:
+        ModelError: the call failed.
+    """
+    if endpoint.litellm_prefix == "bedrock" and not endpoint.model.startswith("arn:"):
+        region = dict(endpoint.arguments).get("aws_region_name")
+        place = region.get_secret_value() if region else ""
+        # Bedrock wants the whole name of a reranking model; the library passes on what it is given.
+        endpoint = endpoint.for_model(f"arn:aws:bedrock:{place}::foundation-model/{endpoint.model}")
+    return await _ask(
+        endpoint,
+        "arerank",
+        name=name,
+        timeout_s=timeout_s,
+        query=question,
+        documents=passages,
+        top_n=len(passages),
+        return_documents=False,
+    )
+
+
+async def _ask(endpoint: Endpoint, function: str, *, name: str, timeout_s: float, **fields: Any) -> dict[str, Any]:
+    library = await run_in(Lane.MODEL, load)
+    try:
+        async with asyncio.timeout(timeout_s):
+            with translated(name, secret=endpoint.secret):
+                reply = await getattr(library, function)(
+                    **endpoint.litellm_arguments(), timeout=timeout_s, max_retries=0, num_retries=0, **fields
+                )
+    except TimeoutError as error:
+        raise ModelTimeout(f"{name!r} did not answer within {timeout_s:g} s.", model=name) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Its models do not fit their own schema.
+        found: dict[str, Any] = await run_in(Lane.TEXT, reply.model_dump)
+    return found

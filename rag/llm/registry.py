@@ -1,80 +1,72 @@
-"""Which models there are, and how each is made: an explicit table, read at wiring time."""
+"""Which models there are, and how each is made: explicit tables, read at wiring time.
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+A tenant's logins go before the server's own settings for their providers. What is made for a login is kept by the
+login's fingerprint, so that nobody is given a model with another's key.
+"""
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from rag.core.errors import InvalidInput, NotFound
-from rag.core.resources import asset_path, conf_path
+from rag.core.resources import asset_path
 from rag.core.settings import Settings
 from rag.llm import litellm_port
-from rag.llm.base import ChatModel, Embedder, ModelInfo
+from rag.llm.base import (
+    ChatModel,
+    Describer,
+    Embedder,
+    ModelInfo,
+    ProviderLogin,
+    Reranker,
+    Speaker,
+    Transcriber,
+)
 from rag.llm.deadlines import Deadlines
-from rag.llm.endpoint import Endpoint
+from rag.llm.discovery import Discovery, kind_by_name
 from rag.llm.extractive import INFO as EXTRACTIVE
 from rag.llm.extractive import ExtractiveChat
+from rag.llm.factories import CHAT_FACTORIES, FACTORIES, Parts
+from rag.llm.minilm import MAX_TOKENS as MINILM_TOKENS
 from rag.llm.minilm import NAME as MINILM
 from rag.llm.minilm import MiniLmEmbedder
+from rag.llm.models_file import Kind, ModelsFile, ProviderEntry, read_models_file
+from rag.llm.probe import probe
+from rag.llm.provider_table import Provider, server_providers, unknown_provider, with_login
 from rag.llm.upstream import UpstreamPool
 
+__all__ = ["CHAT_FACTORIES", "Factory", "ListedModel", "ModelsFile", "ProviderEntry", "Registry", "read_models_file"]
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ModelEntry(_Entry):
-    context_tokens: int = Field(ge=256)
-    max_output_tokens: int = Field(ge=1)
-    reasoning: bool = False
-
-
-class ProviderEntry(_Entry):
-    transport: Literal["lane", "litellm"]
-    litellm_prefix: str
-    key: str
-    base_url: str
-    default_base_url: str
-    models: dict[str, ModelEntry]
-    unlisted: ModelEntry
-
-
-class ModelsFile(_Entry):
-    providers: dict[str, ProviderEntry]
+_MOST_KEPT: Final = 512
+"""Models that are kept ready; making one anew costs microseconds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Parts:
-    """What factories build on: shared by all models of a process."""
+class ListedModel:
+    """A model that can be named. One that sees is listed twice, as "chat" and as "image2text". `available`: its
+    provider has a key, or needs none; `discovered`: its server told of it; `custom`: the tenant named it."""
 
-    pool: UpstreamPool
-    deadlines: Deadlines
-
-
-def _lane(info: ModelInfo, endpoint: Endpoint, parts: Parts) -> ChatModel:
-    # Imported here because aiohttp costs 15 MB, which a process without a provider does not pay.
-    from rag.llm.openai_lane import OpenAiLane
-
-    return OpenAiLane(info, endpoint, pool=parts.pool, deadlines=parts.deadlines)
-
-
-def _litellm(info: ModelInfo, endpoint: Endpoint, parts: Parts) -> ChatModel:
-    from rag.llm.chat_model import LiteLLMBase
-
-    return LiteLLMBase(info, endpoint, deadlines=parts.deadlines)
-
-
-CHAT_FACTORIES: dict[str, Callable[[ModelInfo, Endpoint, Parts], ChatModel]] = {"lane": _lane, "litellm": _litellm}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Provider:
     name: str
-    entry: ProviderEntry
-    endpoint: Endpoint
-    open_names: bool
+    provider: str
+    kind: Kind
+    max_tokens: int
+    tools: bool = False
+    available: bool = True
+    discovered: bool = False
+    custom: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Factory:
+    """A provider that a tenant can set up; `rank`: the higher, the further up it is shown."""
+
+    name: str
+    tags: str
+    kinds: tuple[Kind, ...]
+    rank: int
+    needs_key: bool
 
 
 class Registry:
@@ -88,137 +80,225 @@ class Registry:
             answer_s=settings.dialog.answer_s,
         )
         self._parts = Parts(pool=UpstreamPool(), deadlines=deadlines)
-        self._providers = _configured(self._file, settings)
+        self._guarded = replace(self._parts, pool=UpstreamPool(guarded=True))
+        self._providers = server_providers(self._file, settings)
+        self._discovery = Discovery(self._parts.pool, every_s=settings.models.discover_s)
         self._minilm = MiniLmEmbedder(
             asset_path("minilm"),
             threads=settings.models.embed_threads,
             batch_tokens=settings.ingest.embed_batch_tokens,
         )
-        self._embedders: dict[str, Embedder] = {MINILM: self._minilm}
-        self._chats: dict[str, ChatModel] = {EXTRACTIVE.name: ExtractiveChat(self._minilm)}
+        self._extractive = ExtractiveChat(self._minilm)
+        self._kept: OrderedDict[tuple[Kind, str, str], Any] = OrderedDict()
+        self._lock = threading.Lock()
 
     @property
     def providers(self) -> tuple[str, ...]:
         """Names of the providers that have a key, in the order that decides."""
-        return tuple(self._providers)
+        return tuple(provider.name for provider in self._providers.values() if provider.available)
 
     def chat_infos(self) -> list[ModelInfo]:
         """All chat models that can be named: the built-in one first, then each provider's list."""
-        infos = [model.info for model in self._chats.values() if model.info.local]
-        for provider in self._providers.values():
-            infos.extend(_info(model, provider) for model in provider.entry.models)
-        return infos
+        return [self._extractive.info, *(self.chat(name).info for name in self._names("chat"))]
 
     def embedders(self) -> list[Embedder]:
-        return list(self._embedders.values())
+        """All embedding models that can be named with the server's own settings: the built-in one first."""
+        return [self._minilm, *(self.embedder(name) for name in self._names("embedding"))]
 
-    def chat(self, name: str) -> ChatModel:
+    def listed(self, logins: Sequence[ProviderLogin] = ()) -> list[ListedModel]:
+        """All models that can be named, and those of providers that have no key yet."""
+        found = [
+            ListedModel(name="extractive", provider="Builtin", kind="chat", max_tokens=EXTRACTIVE.context_tokens),
+            ListedModel(name="minilm", provider="Builtin", kind="embedding", max_tokens=MINILM_TOKENS),
+        ]
+        for provider in self._view(logins).values():
+            found.extend(_listed(provider))
+            known = () if provider.login else self._discovery.models_of(provider.name)
+            found.extend(_discovered(provider, [name for name in known if name not in provider.models]))
+        return found
+
+    def factories(self) -> list[Factory]:
+        """The providers of conf/models.yaml, the highest rank first."""
+        found = [
+            Factory(name=name, tags=entry.tags, kinds=entry.kinds, rank=entry.rank, needs_key=not entry.keyless)
+            for name, entry in self._file.providers.items()
+        ]
+        return sorted(found, key=lambda factory: -factory.rank)
+
+    def chat(self, name: str, logins: Sequence[ProviderLogin] = ()) -> ChatModel:
         """The chat model `<model>@<provider>`, or `<model>` of the first provider that has it.
 
         Raises:
-            NotFound: no such model, or its provider has no key.
+            NotFound: no such model, it is switched off, or its provider has no key; so for all kinds.
         """
-        if name in self._chats:
-            return self._chats[name]
-        found = self._find(name)
-        if found is None:
-            raise NotFound(
-                "model", name, f"No chat model {name!r}. Use one of the listed models, or set its provider's key."
-            )
-        model, provider = found
-        full = f"{model}@{provider.name}"
-        if full not in self._chats:
-            endpoint = provider.endpoint.for_model(model, reasoning=_entry(model, provider).reasoning)
-            self._chats[full] = CHAT_FACTORIES[provider.entry.transport](_info(model, provider), endpoint, self._parts)
-        return self._chats[full]
+        if name in (EXTRACTIVE.name, EXTRACTIVE.name.partition("@")[0]):
+            return self._extractive
+        found: ChatModel = self._model("chat", name, logins)
+        return found
 
-    def embedder(self, name: str) -> Embedder:
-        """The embedding model `name`.
+    def embedder(self, name: str, logins: Sequence[ProviderLogin] = ()) -> Embedder:
+        """The embedding model `name`."""
+        if name in (MINILM, MINILM.partition("@")[0]):
+            return self._minilm
+        found: Embedder = self._model("embedding", name, logins)
+        return found
+
+    def reranker(self, name: str, logins: Sequence[ProviderLogin] = ()) -> Reranker:
+        """The reranking model `name`."""
+        found: Reranker = self._model("rerank", name, logins)
+        return found
+
+    def describer(self, name: str, logins: Sequence[ProviderLogin] = ()) -> Describer:
+        """The model `name` that describes pictures: one of that kind, or a chat model that sees."""
+        found: Describer = self._model("image2text", name, logins)
+        return found
+
+    def transcriber(self, name: str, logins: Sequence[ProviderLogin] = ()) -> Transcriber:
+        """The model `name` that writes down speech."""
+        found: Transcriber = self._model("speech2text", name, logins)
+        return found
+
+    def speaker(self, name: str, logins: Sequence[ProviderLogin] = ()) -> Speaker:
+        """The model `name` that speaks."""
+        found: Speaker = self._model("tts", name, logins)
+        return found
+
+    async def probe(self, login: ProviderLogin, kind: Kind, model: str) -> None:
+        """Make a real small call with `login`.
 
         Raises:
-            NotFound: no such model.
+            ModelError: the call failed: key, address or model are wrong, or the provider has trouble.
+            InvalidInput: the login cannot be used.
+            NotFound: the provider has no such model.
         """
-        if name in self._embedders:
-            return self._embedders[name]
-        for full, embedder in self._embedders.items():
-            if full.partition("@")[0] == name:
-                return embedder
-        raise NotFound("model", name, f"No embedding model {name!r}. Use one of: {', '.join(self._embedders)}.")
+        await self._parts.pool.open()
+        await self._guarded.pool.open()
+        changed = with_login(self._own(login), login)
+        await probe(kind, lambda: self._model(kind, f"{model}@{changed.name}", [login]))
+
+    async def discover(self) -> None:
+        """Ask self-hosted servers for their models, unless that was done lately. Their failures are logged."""
+        await self._discovery.refresh(tuple(self._providers.values()))
 
     def warm(self) -> None:
         """Load what a first question needs. Blocking: call it in a thread before the process says it is ready."""
         self._minilm.open()
         self._minilm.encode_query("warm up")
-        for provider in self._providers.values():
-            if provider.entry.transport == "litellm":
-                litellm_port.load()
+        if any(p.available and p.entry.transport == "litellm" for p in self._providers.values()):
+            litellm_port.load()
 
     async def open(self) -> None:
         """Open the shared connections; on the loop that makes all model calls."""
-        if self._providers:
-            await self._parts.pool.open()
+        await self._parts.pool.open()
+        await self._guarded.pool.open()
 
     async def close(self) -> None:
         """Close connections and give memory back, while the loop still lives."""
+        with self._lock:
+            self._kept.clear()
         await self._parts.pool.close()
+        await self._guarded.pool.close()
         await litellm_port.close_clients()
         self._minilm.close()
 
-    def _find(self, name: str) -> tuple[str, _Provider] | None:
+    def _names(self, kind: Kind) -> list[str]:
+        return [
+            f"{model.name}@{model.provider}"
+            for model in self.listed()
+            if model.kind == kind and model.available and model.provider != "Builtin"
+        ]
+
+    def _own(self, login: ProviderLogin) -> Provider:
+        return self._providers.get(login.provider) or unknown_provider(login, self._file)
+
+    def _view(self, logins: Sequence[ProviderLogin]) -> dict[str, Provider]:
+        """The providers as the tenant of `logins` sees them."""
+        if not logins:
+            return self._providers
+        view = dict(self._providers)
+        for login in logins:
+            own = self._own(login)
+            try:
+                view[login.provider] = with_login(own, login)
+            except InvalidInput:
+                # What was stored once and cannot be used any more is not there; `probe` says why.
+                view[login.provider] = replace(own, available=False)
+        return view
+
+    def _model(self, kind: Kind, name: str, logins: Sequence[ProviderLogin]) -> Any:
+        found = self._find(kind, name, self._view(logins))
+        if found is None:
+            raise NotFound(
+                "model", name, f"No {kind} model {name!r}. Use one of the listed models, or set its provider's key."
+            )
+        model, provider = found
+        key = (kind, f"{model}@{provider.name}", provider.login)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        made = FACTORIES[kind](model, provider, self._guarded if provider.guarded else self._parts)
+        with self._lock:
+            made = self._kept.setdefault(key, made)
+            while len(self._kept) > _MOST_KEPT:
+                self._kept.popitem(last=False)
+        return made
+
+    def _find(self, kind: Kind, name: str, view: dict[str, Provider]) -> tuple[str, Provider] | None:
+        available = {key: provider for key, provider in view.items() if provider.available}
         model, _, provider_name = name.rpartition("@")
-        if model:
-            provider = self._providers.get(provider_name)
-            if provider and (provider.open_names or model in provider.entry.models):
+        if model and provider_name in available:
+            provider = available[provider_name]
+            if self._has(provider, model, kind) or provider.may_have(model, kind):
                 return model, provider
-        for provider in self._providers.values():
-            if name in provider.entry.models:
+        for provider in available.values():
+            if self._has(provider, name, kind):
                 return name, provider
-        return next(
-            ((name, provider) for provider in self._providers.values() if provider.open_names and not model), None
-        )
+        if model or not name:
+            return None
+        return next(((name, one) for one in available.values() if one.may_have(name, kind)), None)
+
+    def _has(self, provider: Provider, model: str, kind: Kind) -> bool:
+        if provider.has(model, kind):
+            return True
+        known = () if provider.login else self._discovery.models_of(provider.name)
+        return model in known and model not in provider.models
 
 
-def read_models_file() -> ModelsFile:
-    """`conf/models.yaml`.
-
-    Raises:
-        InvalidInput: the file does not fit its form.
-    """
-    try:
-        return ModelsFile.model_validate(yaml.safe_load(conf_path("models.yaml").read_text("utf-8")))
-    except (ValidationError, yaml.YAMLError) as error:
-        raise InvalidInput(f"conf/models.yaml cannot be used: {error}") from error
-
-
-def _configured(file: ModelsFile, settings: Settings) -> dict[str, _Provider]:
-    found: dict[str, _Provider] = {}
-    for name, entry in file.providers.items():
-        key = getattr(settings.providers, entry.key)
-        if key is None or not key.get_secret_value():
-            continue
-        base_url = str(getattr(settings.providers, entry.base_url)) or entry.default_base_url
-        listed = {settings.models.chat.rpartition("@")[0], settings.models.openai_chat} - {""}
-        models = dict(entry.models)
-        for model in listed - models.keys():
-            models[model] = entry.unlisted
-        found[name] = _Provider(
-            name=name,
-            entry=entry.model_copy(update={"models": models}),
-            endpoint=Endpoint(base_url=base_url, api_key=key, litellm_prefix=entry.litellm_prefix),
-            # A compatible server names its models itself.
-            open_names=base_url.rstrip("/") != entry.default_base_url,
+def _listed(provider: Provider) -> list[ListedModel]:
+    found: list[ListedModel] = []
+    for name, entry in provider.models.items():
+        sees = provider.sees(name, entry)
+        kinds: tuple[Kind, ...] = (entry.kind, "image2text") if sees else (entry.kind,)
+        tools = entry.kind == "chat" and entry.capabilities(name, provider.entry.strategy).tools
+        found.extend(
+            ListedModel(
+                name=name,
+                provider=provider.name,
+                kind=kind,
+                max_tokens=entry.context_tokens,
+                tools=tools,
+                available=provider.available and (kind, name) not in provider.off,
+                custom=name in provider.own,
+            )
+            for kind in kinds
         )
     return found
 
 
-def _entry(model: str, provider: _Provider) -> ModelEntry:
-    return provider.entry.models.get(model, provider.entry.unlisted)
-
-
-def _info(model: str, provider: _Provider) -> ModelInfo:
-    entry = _entry(model, provider)
-    return ModelInfo(
-        name=f"{model}@{provider.name}",
-        context_tokens=entry.context_tokens,
-        max_output_tokens=entry.max_output_tokens,
-    )
+def _discovered(provider: Provider, names: Sequence[str]) -> list[ListedModel]:
+    """What a server told of: it does not say of which kind a model is, but names tell of embeddings and rerankers."""
+    found = []
+    for name in names:
+        kind = kind_by_name(name)
+        found.append(
+            ListedModel(
+                name=name,
+                provider=provider.name,
+                kind=kind,
+                max_tokens=provider.entry.unlisted.context_tokens,
+                tools=kind == "chat" and provider.entry.strategy.capabilities_of(name).tools,
+                discovered=True,
+            )
+        )
+    return found

@@ -67,7 +67,6 @@ class UpstreamLane:
         self._pool = pool
         self._deadlines = deadlines
         self._url = endpoint.url(self.path)
-        self._secret = next(iter(endpoint.secrets), "")
 
     async def stream(self, request: ChatRequest) -> AsyncIterator[Delta]:
         """Yield the reply by arrival. The connection is closed when this is left before the end.
@@ -134,7 +133,7 @@ class UpstreamLane:
             text,
             model=self.info.name,
             retry_after=response.headers.get("Retry-After"),
-            secret=self._secret,
+            secret=self._endpoint.secret,
         )
 
     async def _events(
@@ -211,7 +210,7 @@ class UpstreamLane:
         if not isinstance(piece, dict):
             raise self._not_understood("it sent JSON of another form")
         if failure := self._failure(piece):
-            raise error_in_stream(failure, model=self.info.name, secret=self._secret)
+            raise error_in_stream(failure, model=self.info.name, secret=self._endpoint.secret)
         return piece
 
     def _not_understood(self, why: str) -> ModelBadOutput:

@@ -31,9 +31,9 @@ def test_each_variable_is_read_by_each_of_its_names(variable: Variable) -> None:
 
 
 def test_the_first_name_counts() -> None:
-    found = settings(ZAI_API_KEY="second", ZHIPUAI_API_KEY="first")
-    assert found.providers.text("zhipuai_api_key") == "first"
-    assert provider_environment(found) == {"ZHIPUAI_API_KEY": "set"}
+    found = settings(AIML_API_KEY="second", AIMLAPI_API="first")
+    assert found.providers.text("aimlapi_api") == "first"
+    assert provider_environment(found) == {"AIMLAPI_API": "set"}
 
 
 def test_the_environment_beats_the_file(tmp_path: Path) -> None:

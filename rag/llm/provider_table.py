@@ -1,0 +1,251 @@
+"""The providers of a process, as conf/models.yaml, the settings and a tenant's logins make them."""
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import orjson
+from pydantic import SecretStr
+
+from rag.core.errors import InvalidInput
+from rag.core.provider_keys import CompatibleServer, ProviderKeys, checked_address
+from rag.core.settings import Settings
+from rag.llm.base import ProviderLogin
+from rag.llm.endpoint import Endpoint
+from rag.llm.models_file import Kind, ModelEntry, ModelsFile, ProviderEntry
+
+_FINGERPRINT_KEY: Final = secrets.token_bytes(32)
+"""Of this process alone: a fingerprint tells nothing about a key to whoever sees it."""
+
+SUFFIXES: Final = ("___OpenAI-API", "___VLLM", "___LocalAI", "___HuggingFace")
+"""What the web contract puts behind the names of self-hosted models; their servers do not know it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Provider:
+    """A provider as one tenant sees it. `login` is the fingerprint of what the tenant set, empty for the server's own
+    settings. `off` are the models that the tenant switched off. `guarded`: see `ProviderLogin`."""
+
+    name: str
+    entry: ProviderEntry
+    endpoint: Endpoint
+    models: Mapping[str, ModelEntry]
+    available: bool
+    open_names: bool
+    login: str = ""
+    guarded: bool = False
+    own: frozenset[str] = frozenset()
+    off: frozenset[tuple[Kind, str]] = field(default_factory=frozenset)
+
+    def entry_of(self, model: str) -> ModelEntry:
+        return self.models.get(model, self.entry.unlisted)
+
+    def has(self, model: str, kind: Kind) -> bool:
+        """Whether `model` is listed as `kind`, or sees where pictures are to be described."""
+        entry = self.models.get(model)
+        if entry is None or (kind, model) in self.off:
+            return False
+        return entry.kind == kind or (kind == "image2text" and self.sees(model, entry))
+
+    def sees(self, model: str, entry: ModelEntry) -> bool:
+        return entry.kind == "chat" and entry.capabilities(model, self.entry.strategy).vision
+
+    def may_have(self, model: str, kind: Kind) -> bool:
+        """Whether the server may know a model of that name, listed or not."""
+        return self.open_names and model not in self.models and (kind, model) not in self.off
+
+    def endpoint_of(self, model: str) -> Endpoint:
+        entry, family = self.entry_of(model), self.entry.strategy
+        thinks = entry.can is None and family.fixed_sampling and family.capabilities_of(model).reasoning
+        return self.endpoint.for_model(wire_name(model), reasoning=entry.fixed_sampling or thinks)
+
+
+def wire_name(model: str) -> str:
+    """`model` as its server knows it."""
+    for suffix in SUFFIXES:
+        model = model.removesuffix(suffix)
+    return model
+
+
+def server_providers(file: ModelsFile, settings: Settings) -> dict[str, Provider]:
+    """All providers with the server's own settings, in the order that decides.
+
+    Raises:
+        InvalidInput: a name of `models.compatible` is that of a provider, or `models.order` names none.
+    """
+    found = {name: _of_server(name, entry, settings) for name, entry in file.providers.items()}
+    row = file.compatible
+    for name, server in settings.models.compatible.items():
+        if name in found:
+            raise InvalidInput(f"PARLEY_MODELS__COMPATIBLE: {name!r} is a provider already; choose another name.")
+        found[name] = _of_compatible(name, row, server)
+    unknown = [name for name in settings.models.order if name not in found]
+    if unknown:
+        raise InvalidInput(f"PARLEY_MODELS__ORDER: no provider {unknown[0]!r}; there are {', '.join(found)}.")
+    return {name: found[name] for name in dict.fromkeys((*settings.models.order, *found))}
+
+
+def with_login(provider: Provider, login: ProviderLogin) -> Provider:
+    """`provider` as the tenant of `login` reaches it. The server's key is never used with a tenant's address.
+
+    Raises:
+        InvalidInput: the login's address or key cannot be used.
+    """
+    key = login.api_key.get_secret_value()
+    entry = provider.entry
+    changed = provider
+    if key or login.base_url:
+        changed = replace(
+            provider,
+            endpoint=_endpoint_of_login(provider, login),
+            available=True,
+            open_names=provider.open_names or bool(login.base_url and entry.transport != "litellm"),
+            login=fingerprint(login),
+            guarded=login.guarded and bool(login.base_url),
+        )
+    if not login.models:
+        return changed
+    models: dict[str, ModelEntry] = dict(changed.models)
+    off: set[tuple[Kind, str]] = set()
+    for own in login.models:
+        if not own.enabled:
+            off.add((own.kind, own.name))
+        elif own.name not in models or models[own.name].kind != own.kind:
+            models[own.name] = _own_entry(entry, own.kind, own.max_tokens)
+    names = frozenset(own.name for own in login.models)
+    return replace(changed, models=models, off=frozenset(off), own=names, login=fingerprint(login))
+
+
+def unknown_provider(login: ProviderLogin, file: ModelsFile) -> Provider:
+    """A provider that only the tenant knows: an OpenAI-compatible server under another name."""
+    entry = file.compatible
+    endpoint = Endpoint(base_url="", api_key=SecretStr(""), litellm_prefix=entry.litellm_prefix, family=entry.strategy)
+    return Provider(name=login.provider, entry=entry, endpoint=endpoint, models={}, available=False, open_names=True)
+
+
+def fingerprint(login: ProviderLogin) -> str:
+    """A value that two logins share only if they are the same; it does not tell their keys."""
+    models = [[own.name, own.kind, own.max_tokens, own.enabled] for own in login.models]
+    data = [login.provider, login.api_key.get_secret_value(), login.base_url, login.guarded, models]
+    return hashlib.blake2b(orjson.dumps(data), key=_FINGERPRINT_KEY, digest_size=16).hexdigest()
+
+
+def _of_server(name: str, entry: ProviderEntry, settings: Settings) -> Provider:
+    keys = settings.providers
+    key, base_url = keys.text(entry.key), keys.text(entry.base_url)
+    has_login = bool(base_url) if entry.keyless else bool(key) or bool(entry.needs)
+    available = has_login and all(keys.text(one) for one in entry.needs) and _has_address(entry, base_url)
+    elsewhere = bool(base_url) and base_url != entry.default_base_url and entry.transport != "litellm"
+    models = dict(entry.models)
+    for model in _named(name, settings) - models.keys():
+        models[model] = entry.unlisted
+    embedding, _, of = settings.models.embedding.rpartition("@")
+    if of == name and embedding not in models:
+        models[embedding] = ModelEntry(kind="embedding", context_tokens=entry.unlisted.context_tokens)
+    return Provider(
+        name=name,
+        entry=entry,
+        endpoint=Endpoint(
+            base_url=_base(entry, base_url),
+            api_key=SecretStr(key),
+            litellm_prefix=entry.litellm_prefix,
+            family=entry.strategy,
+            api_version=_api_version(entry, keys),
+            arguments=_arguments(entry, {name: keys.text(field) for name, field in entry.arguments.items()}),
+        ),
+        models=models,
+        available=available,
+        # A compatible server names its models itself.
+        open_names=entry.open_names or (name == "OpenAI" and elsewhere),
+    )
+
+
+def _of_compatible(name: str, row: ProviderEntry, server: CompatibleServer) -> Provider:
+    unlisted = row.unlisted.model_copy(
+        update={"context_tokens": server.context_tokens, "max_output_tokens": server.max_output_tokens}
+    )
+    update = {"unlisted": unlisted, "discover": "" if server.models else row.discover}
+    entry = row.model_copy(update=update)
+    key = server.api_key or SecretStr("")
+    endpoint = Endpoint(base_url=_base(entry, server.base_url), api_key=key, family=entry.strategy)
+    models = dict.fromkeys(server.models, unlisted)
+    return Provider(
+        name=name, entry=entry, endpoint=endpoint, models=models, available=True, open_names=not server.models
+    )
+
+
+def _named(provider: str, settings: Settings) -> set[str]:
+    """Chat models that the settings name, which count as listed."""
+    model, _, of = settings.models.chat.rpartition("@")
+    named = {settings.models.openai_chat} if provider == "OpenAI" else set()
+    if of == provider:
+        named.add(model)
+    return named - {""}
+
+
+def _endpoint_of_login(provider: Provider, login: ProviderLogin) -> Endpoint:
+    """Where and how `login` reaches the provider. Its key may be a JSON object, for providers that want more than a
+    key: `api_key`, `api_version` and what `arguments` of conf/models.yaml name."""
+    entry = provider.entry
+    try:
+        base_url = checked_address(login.base_url)
+    except ValueError as error:
+        raise InvalidInput(f"The address for {login.provider!r} cannot be used: {error}.", field="base_url") from error
+    if login.guarded and base_url and entry.transport == "litellm" and not _same_host(base_url, entry):
+        # Its connections are LiteLLM's, which nothing guards.
+        raise InvalidInput(f"{login.provider!r} may not have an address of its own here.", field="base_url")
+    parts = _parts(login.api_key.get_secret_value())
+    missing = [name for name in entry.needs if not parts.get(name)] if entry.needs else []
+    if missing or (entry.transport == "litellm" and not entry.needs and not parts.get("api_key")):
+        # Else LiteLLM would take the server's own from the environment.
+        raise InvalidInput(f"{login.provider!r} needs {', '.join(missing) or 'a key'}.", field="api_key")
+    return Endpoint(
+        base_url=_base(entry, base_url) if base_url else provider.endpoint.base_url,
+        api_key=SecretStr(parts.get("api_key", "")),
+        litellm_prefix=entry.litellm_prefix,
+        family=entry.strategy,
+        api_version=parts.get("api_version", "") or provider.endpoint.api_version,
+        arguments=_arguments(entry, {name: parts.get(name, "") for name in entry.arguments}),
+    )
+
+
+def _parts(key: str) -> dict[str, str]:
+    if not key.startswith("{"):
+        return {"api_key": key}
+    try:
+        loaded: Any = orjson.loads(key)
+    except orjson.JSONDecodeError:
+        return {"api_key": key}
+    return {str(name): value for name, value in loaded.items() if isinstance(value, str)}
+
+
+def _own_entry(entry: ProviderEntry, kind: Kind, max_tokens: int) -> ModelEntry:
+    context = max_tokens if max_tokens >= 256 else entry.unlisted.context_tokens
+    output = min(entry.unlisted.max_output_tokens, context // 2)
+    return entry.unlisted.model_copy(
+        update={"kind": kind, "context_tokens": context, "max_output_tokens": output, "dim": 0}
+    )
+
+
+def _has_address(entry: ProviderEntry, base_url: str) -> bool:
+    return bool(base_url or entry.default_base_url or entry.transport == "litellm")
+
+
+def _base(entry: ProviderEntry, base_url: str) -> str:
+    base = (base_url or entry.default_base_url).rstrip("/")
+    return base + entry.path if base and entry.path and urlsplit(base).path in ("", "/") else base
+
+
+def _same_host(base_url: str, entry: ProviderEntry) -> bool:
+    return urlsplit(base_url).netloc == urlsplit(entry.default_base_url).netloc
+
+
+def _api_version(entry: ProviderEntry, keys: ProviderKeys) -> str:
+    return (keys.text(entry.api_version) or entry.default_api_version) if entry.api_version else ""
+
+
+def _arguments(entry: ProviderEntry, values: Mapping[str, str]) -> tuple[tuple[str, SecretStr], ...]:
+    return tuple((name, SecretStr(values[name])) for name in entry.arguments if values.get(name))
