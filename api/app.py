@@ -23,13 +23,16 @@ from api.db.services.chunk_service import ChunkService
 from api.db.services.container import Services
 from api.db.services.conversation_service import ConversationService
 from api.db.services.dialog_service import DialogService
+from api.db.services.document_reader import DocumentReader
 from api.db.services.document_service import DocumentService
 from api.db.services.knowledgebase_service import KnowledgebaseService
+from api.db.services.mcp_tools import McpServers
 from api.db.services.model_catalogue import ModelCatalogue
 from api.db.services.queue_depth import queue_depth
 from api.db.services.retrieval_service import RetrievalService
 from api.db.services.task_service import TaskService
 from api.db.services.token_service import TokenService
+from api.db.services.toolbox import Toolbox
 from api.db.services.usage_service import UsageService
 from api.db.services.user_service import UserService
 from api.watch import RowsOnServer, ServerWatch, watch_index
@@ -37,6 +40,7 @@ from rag.blob.object_store import ObjectBlobStore
 from rag.core.blocking import Lane, run_in
 from rag.core.clock import Clock
 from rag.core.errors import RagError
+from rag.core.flags import Flags
 from rag.core.settings import Settings
 from rag.eventlog.memory import MemoryEventLog
 from rag.llm.registry import Registry
@@ -75,6 +79,7 @@ async def opened_services(
         store = make_store(settings, folder, clock, watched=True)
         stack.push_async_callback(store.close)
         services = build_services(settings, clock, queue, db=db, folder=folder, secret=secret, store=store)
+        stack.push_async_callback(services.mcp.close)
         await services.models.open()
         stack.push_async_callback(services.models.close)
         await _open_backends(services, folder, stack, patient=patient)
@@ -119,7 +124,10 @@ def build_services(
     chunks = ChunkService(db, clock)
     retriever = Retriever(store=store, chunks=chunks, settings=settings.retrieval, clock=clock)
     retrieval = RetrievalService(db, retriever, models, clock)
-    dialogs = DialogService(retrieval, models, load_prompts(), clock)
+    mcp = McpServers(settings.tools, clock)
+    toolbox = Toolbox(settings.tools, DocumentReader(db), mcp)
+    flags = Flags(settings.features.model_dump())
+    dialogs = DialogService(retrieval, models, load_prompts(), clock, toolbox=toolbox, flags=flags)
     return Services(
         settings=settings,
         clock=clock,
@@ -137,6 +145,7 @@ def build_services(
         tasks=TaskService(db, clock, settings.ingest),
         retrieval=retrieval,
         dialogs=dialogs,
+        mcp=mcp,
         assistants=AssistantService(db, clock, knowledgebases, models),
         conversations=ConversationService(db, clock, event_log, dialogs, settings.dialog),
     )
@@ -175,16 +184,18 @@ def _steps(services: Services) -> list[tuple[str, Callable[[], Awaitable[object]
     steps: list[tuple[str, Callable[[], Awaitable[object]]]] = [
         ("models", services.models.warm),
         ("modules", lambda: run_in(Lane.FILES, _import_late_modules)),
+        ("tools", services.mcp.warm),
     ]
     return steps if services.settings.index.url else [("index", services.store.check), *steps]
 
 
 def _import_late_modules() -> None:
-    """What the first login or link would import on the event loop."""
+    """What the first login, link or tool call would import on the event loop."""
     import argon2
     import itsdangerous
+    import jsonschema
 
-    log.debug("imported", modules=[argon2.__name__, itsdangerous.__name__])
+    log.debug("imported", modules=[argon2.__name__, itsdangerous.__name__, jsonschema.__name__])
 
 
 def create_app(settings: Settings, services: Services, state: WebState | None = None) -> Quart:

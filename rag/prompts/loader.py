@@ -18,6 +18,7 @@ _SLOT = re.compile(r"\{([^{}\n]{1,128})\}")
 _FOLDER = Path(__file__).resolve().parent
 
 PLACEHOLDERS: Mapping[str, frozenset[str]] = {
+    "agentic": frozenset(),
     "ask": frozenset({"knowledge"}),
     "citation": frozenset(),
     "full_question": frozenset({"history", "question"}),

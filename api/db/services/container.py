@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from api.db.services.dialog_service import DialogService
     from api.db.services.document_service import DocumentService
     from api.db.services.knowledgebase_service import KnowledgebaseService
+    from api.db.services.mcp_tools import McpServers
     from api.db.services.model_catalogue import ModelCatalogue
     from api.db.services.retrieval_service import RetrievalService
     from api.db.services.task_service import TaskService
@@ -47,6 +48,7 @@ class Services:
     chunks: "ChunkService"
     tasks: "TaskService"
     retrieval: "RetrievalService"
+    mcp: "McpServers"
     dialogs: "DialogService"
     assistants: "AssistantService"
     conversations: "ConversationService"

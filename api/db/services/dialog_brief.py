@@ -14,6 +14,7 @@ _ASK_CHUNKS = 12
 _ASK_THRESHOLD = 0.1
 _ASK_WEIGHT = 0.3
 _ASK_CANDIDATES = 1024
+_MOST_NAMES = 32
 _NUMBERS = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
 
 
@@ -37,7 +38,9 @@ class Brief:
     """One answer's settings.
 
     `system` is the system text with its slots still open, `values` fills them. `dataset_ids` are searched unless
-    empty; those in `must_exist` are an error if they are gone, the others are left out then.
+    empty; those in `must_exist` are an error if they are gone, the others are left out then. `tools` are names of tools
+    and of MCP servers, None where the chat leaves it to the settings; `agentic` leaves the searching to the model.
+    `fallbacks` are the models to ask when `model` cannot answer, in order.
     """
 
     model: str
@@ -55,6 +58,9 @@ class Brief:
     top_k: int
     sampling: Sampling
     dialog_id: str | None = None
+    tools: tuple[str, ...] | None = ()
+    agentic: bool = False
+    fallbacks: tuple[str, ...] = ()
 
 
 def brief_of_dialog(dialog: DialogRecord, options: AskOptions) -> Brief:
@@ -83,6 +89,9 @@ def brief_of_dialog(dialog: DialogRecord, options: AskOptions) -> Brief:
         top_k=dialog.top_k,
         sampling=_merge(sampling_of(dialog.llm_setting), options.sampling),
         dialog_id=dialog.id or None,
+        tools=_names(config.get("tools")),
+        agentic=config.get("agentic") is True,
+        fallbacks=_names(dialog.llm_setting.get("fallback_models")) or (),
     )
 
 
@@ -118,6 +127,13 @@ def sampling_of(setting: Mapping[str, Any]) -> Sampling:
         frequency_penalty=numbers["frequency_penalty"],
         max_tokens=int(most) if most is not None and most >= 1 else None,
     )
+
+
+def _names(listed: Any) -> tuple[str, ...] | None:
+    """The names in a list of a chat's settings, each once; None where there is no list."""
+    if not isinstance(listed, list):
+        return None
+    return tuple(dict.fromkeys(name for name in listed if isinstance(name, str) and name))[:_MOST_NAMES]
 
 
 def _merge(base: Sampling, over: Sampling | None) -> Sampling:

@@ -17,13 +17,17 @@ from rag.nlp.citation import count_documents
 from rag.prompts.loader import Prompts, fill, has_slot
 
 _HISTORY_SHARE = 4
+_RESERVED_SHARE = 2
 _LEAST_CUT_TOKENS = 32
 _TAG = re.compile(r"<(?=\s*/?\s*source\b)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Material:
-    """What the prompt is made of. `question` is the one that was searched for, the last of `turns` the one asked."""
+    """What the prompt is made of. `question` is the one that was searched for, the last of `turns` the one asked.
+
+    `reserved` tokens are kept free for tools and what they find; `searches` says that the model can search by itself.
+    """
 
     system: str
     values: Mapping[str, str]
@@ -33,24 +37,30 @@ class Material:
     total: int
     quote: bool
     sampling: Sampling
+    reserved: int = 0
+    searches: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedPrompt:
-    """`passages[n]` and `reference.chunks[n]` are source n; `shown` is the debug view."""
+    """`passages[n]` and `reference.chunks[n]` are source n; `shown` is the debug view. `dropped` counts the oldest
+    turns that did not fit, and `left` the tokens that the prompt may still grow by."""
 
     turns: tuple[Turn, ...]
     reference: Reference
     passages: tuple[ChunkText, ...]
     sampling: Sampling
     shown: str
+    dropped: int = 0
+    left: int = 0
 
 
 def prepare(material: Material, *, prompts: Prompts, info: ModelInfo, count: Count) -> PreparedPrompt:
     """Put the prompt together; it never counts more tokens than the model's context leaves beside the reply."""
     sampling = material.sampling
     reply = budget.reply_tokens(info.context_tokens, sampling.max_tokens, info.max_output_tokens)
-    room = budget.prompt_room(info.context_tokens, reply)
+    most = budget.prompt_room(info.context_tokens, reply)
+    room = most - min(material.reserved, most // _RESERVED_SHARE)
     system_without = _system(material, prompts, "")
     asked = budget.cut_turn(material.turns[-1], max(room // 2, room - count(system_without) - TURN_TOKENS), count)
     left = room - budget.turn_cost(asked, count) - TURN_TOKENS
@@ -61,7 +71,8 @@ def prepare(material: Material, *, prompts: Prompts, info: ModelInfo, count: Cou
     system = budget.cut_text(_system(material, prompts, _knowledge(prompts, texts)), left, count)
     kept = budget.fit_history(history, left - count(system), count)
     turns = (*([Turn(role="system", content=system)] if system.strip() else []), *kept, asked)
-    free = info.context_tokens - sum(budget.turn_cost(turn, count) for turn in turns)
+    cost = sum(budget.turn_cost(turn, count) for turn in turns)
+    free = info.context_tokens - cost
     if sampling.max_tokens is not None:
         sampling = replace(sampling, max_tokens=max(1, min(sampling.max_tokens, free)))
     return PreparedPrompt(
@@ -70,15 +81,20 @@ def prepare(material: Material, *, prompts: Prompts, info: ModelInfo, count: Cou
         passages=tuple(hit.chunk for hit in placed),
         sampling=sampling,
         shown=f"{system}\n\n### Question\n{material.question}",
+        dropped=len(history) - len(kept),
+        left=max(0, most - cost),
     )
 
 
 def _system(material: Material, prompts: Prompts, knowledge: str) -> str:
     text = material.system
-    if material.hits and not has_slot(text, KNOWLEDGE):
+    if material.searches and not knowledge:
+        knowledge = prompts["agentic"].text
+    has_sources = bool(material.hits) or material.searches
+    if has_sources and not has_slot(text, KNOWLEDGE):
         text = f"{text}\n\n{{{KNOWLEDGE}}}"
     filled = fill(text, {**material.values, KNOWLEDGE: knowledge})
-    if material.quote and material.hits:
+    if material.quote and has_sources:
         filled = f"{filled}\n\n{prompts['citation'].text}"
     return filled.strip()
 

@@ -7,17 +7,22 @@ prompt together, answer, cite. Nothing is kept between calls; who asks and for w
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, TypeVar
 
 import structlog
 
 from api.db.services.dialog_brief import AskOptions, Brief, brief_of_ask, brief_of_dialog
 from api.db.services.dialog_prompt import Material, PreparedPrompt, prepare
+from api.db.services.dialog_reply import Said, reply_events
 from api.db.services.llm_service import LLMBundle
 from api.db.services.model_catalogue import ModelCatalogue
 from api.db.services.records import DialogRecord, RetrievalRequest
 from api.db.services.retrieval_service import LONGEST_QUESTION_CHARS
+from api.db.services.tool_sources import Reach
+from api.db.services.toolbox import Kit, Toolbox
+from api.db.services.toolbox import Turn as ToolTurn
 from rag.core.blocking import Lane, run_in
 from rag.core.clock import Clock
 from rag.core.errors import InvalidInput, ModelBadOutput, ModelError, NotFound, RagError
@@ -26,16 +31,15 @@ from rag.core.events import (
     DialogEvent,
     Done,
     Failed,
-    Reasoning,
     RetrievalFinished,
     RetrievalStarted,
     Started,
     Token,
     Usage,
 )
-from rag.core.types import Principal, Reference, Retrieved, TokenUsage, Turn
-from rag.llm import retry
-from rag.llm.base import ChatRequest, Delta, Grounding, Sampling
+from rag.core.flags import Arms, Flags
+from rag.core.types import Principal, Reference, Retrieved, Turn
+from rag.llm.base import ChatRequest, Grounding, Sampling
 from rag.llm.question import search_text
 from rag.llm.quotable import worth_reading
 from rag.nlp import citation
@@ -52,6 +56,8 @@ _REFINED_USER_TURNS = 3
 _REFINE_S = 15.0
 _LONGEST_REFINED_CHARS = 4000
 _SEARCHED_FOR_QUOTES = 24
+_RESULTS_KEPT_FREE = 2
+"""Results of tools that there is room for beside the prompt, unless they would take half of it."""
 _LONG_TEXT_CHARS = 40_000
 """Texts above this are counted and split in a thread; below, a thread costs more than it saves."""
 
@@ -76,32 +82,44 @@ class _Call:
         return self.turns[-1].content
 
 
-@dataclass(slots=True)
-class _Said:
-    """What the model has said so far."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Material:
+    """What a prompt is made of besides the conversation: the question that was searched for, and what was found."""
 
-    parts: list[str] = field(default_factory=list)
-    usage: TokenUsage | None = None
-    finish: str | None = None
+    question: str
+    found: Retrieved
+    kit: Kit | None
 
-    @property
-    def text(self) -> str:
-        return "".join(self.parts)
 
-    def note(self, delta: Delta) -> None:
-        """Keep what comes beside the text."""
-        self.usage = delta.usage or self.usage
-        self.finish = delta.finish or self.finish
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """All that a model is to be asked with, and where its reply goes."""
+
+    question: str
+    prompt: PreparedPrompt
+    kit: Kit | None
+    said: Said
 
 
 class DialogService:
     """Answers questions. Used by stored sessions, and by calls that keep nothing."""
 
-    def __init__(self, retrieval: Retrieval, models: ModelCatalogue, prompts: Prompts, clock: Clock) -> None:
+    def __init__(
+        self,
+        retrieval: Retrieval,
+        models: ModelCatalogue,
+        prompts: Prompts,
+        clock: Clock,
+        *,
+        toolbox: Toolbox,
+        flags: Flags,
+    ) -> None:
         self._retrieval = retrieval
         self._models = models
         self._prompts = prompts
         self._clock = clock
+        self._toolbox = toolbox
+        self._flags = flags
 
     async def chat(
         self,
@@ -165,7 +183,7 @@ class DialogService:
                 yield event
 
     async def _answer(self, call: _Call, brief: Brief) -> AsyncGenerator[DialogEvent, None]:
-        said = _Said()
+        said = Said()
         try:
             if not call.turns or call.turns[-1].role != "user":
                 raise InvalidInput("The last message must be the user's.", field="messages")
@@ -176,35 +194,49 @@ class DialogService:
             log.info("answer_failed", message=call.message_id, code=error.code)
             yield Failed(code=error.code, message=error.message, answer=said.text)
 
-    async def _steps(self, call: _Call, brief: Brief, said: _Said) -> AsyncGenerator[DialogEvent, None]:
+    async def _steps(self, call: _Call, brief: Brief, said: Said) -> AsyncGenerator[DialogEvent, None]:
         """The pipeline. A step of its own is a method; only events are made here."""
         bundle = self._bundle(call, brief)
+        kit = await self._kit(call, brief, bundle)
         found = Retrieved(hits=(), total=0)
         question = call.question
-        if brief.dataset_ids:
+        searched = bool(brief.dataset_ids) and not (kit is not None and kit.agentic)
+        if searched:
             question = await self._refined(call, brief, bundle)
             yield RetrievalStarted(question=question)
             found = await self._found(call.principal, brief, bundle, question)
-        prompt = await self._prepared(call, brief, bundle, question, found)
-        if brief.dataset_ids:
+        prompt = await self._prepared(call, brief, bundle, _Material(question=question, found=found, kit=kit))
+        if searched:
             yield RetrievalFinished(reference=prompt.reference, timings_ms=found.timings_ms)
-        if brief.dataset_ids and not found.hits and brief.empty_response:
+        if searched and not found.hits and brief.empty_response:
             said.parts.append(brief.empty_response)
             yield Token(text=brief.empty_response)
             yield self._done(brief.empty_response, Reference(), prompt)
             return
-        async with aclosing(self._streamed(brief, bundle, question, prompt, said)) as events:
+        async with aclosing(self._streamed(call, brief, bundle, _Ready(question, prompt, kit, said))) as events:
             async for event in events:
                 yield event
         if not said.text.strip():
             raise ModelBadOutput(f"The model {bundle.name!r} gave no answer. Ask again, or choose another model.")
         answer, reference = said.text, Reference()
-        if brief.quote and prompt.reference.chunks:
-            answer, reference = await self._cited(call, brief, bundle, prompt, said.text)
+        sources = prompt.reference if kit is None else kit.sources.reference()
+        if brief.quote and sources.chunks:
+            answer, reference = await self._cited(call, brief, bundle, sources, said.text)
             yield Cited(answer=answer, reference=reference)
         if said.usage is not None:
             yield Usage(model=bundle.name, usage=said.usage)
-        yield self._done(answer, reference, prompt, truncated=said.finish in ("length", "cut_off"))
+        yield self._done(answer, reference, prompt, said)
+
+    async def _kit(self, call: _Call, brief: Brief, bundle: LLMBundle) -> Kit | None:
+        """The tools of this turn, where the chat or the settings ask for some and the model can use them."""
+        if not bundle.info.capabilities.tools:
+            return None
+        names = self._toolbox.wanted(brief.tools, agentic=brief.agentic)
+        if not names:
+            return None
+        reach = Reach(principal=call.principal, dataset_ids=brief.dataset_ids, document_ids=tuple(brief.document_ids))
+        turn = ToolTurn(reach=reach, search=partial(self._retrieve, call.principal, brief), count=bundle.count_tokens)
+        return await self._toolbox.kit(names, turn, agentic=brief.agentic)
 
     def _bundle(self, call: _Call, brief: Brief, purpose: str = "answer") -> LLMBundle:
         try:
@@ -267,63 +299,71 @@ class DialogService:
                 wanted.remove(error.id)
         return Retrieved(hits=(), total=0)
 
-    async def _prepared(
-        self, call: _Call, brief: Brief, bundle: LLMBundle, question: str, found: Retrieved
-    ) -> PreparedPrompt:
+    async def _prepared(self, call: _Call, brief: Brief, bundle: LLMBundle, material: _Material) -> PreparedPrompt:
+        hits, kit = material.found.hits, material.kit
         size = len(brief.system) + sum(len(turn.content) for turn in call.turns)
-        size += sum(len(hit.chunk.content) for hit in found.hits)
+        size += sum(len(hit.chunk.content) for hit in hits)
 
         def work() -> PreparedPrompt:
-            material = Material(
+            history = [_cleaned(turn) for turn in call.turns[:-1] if turn.content or turn.pictures]
+            parts = Material(
                 system=brief.system,
                 values=brief.values,
-                turns=[_cleaned(turn) for turn in call.turns[:-1] if turn.content] + [call.turns[-1]],
-                question=question,
-                hits=found.hits,
-                total=found.total,
+                turns=[*history, call.turns[-1]],
+                question=material.question,
+                hits=hits,
+                total=material.found.total,
                 quote=brief.quote,
                 sampling=brief.sampling,
+                reserved=0 if kit is None else kit.tokens + _RESULTS_KEPT_FREE * kit.limits.result_tokens,
+                searches=kit is not None and kit.searches,
             )
-            return prepare(material, prompts=self._prompts, info=bundle.info, count=bundle.count_tokens)
+            return prepare(parts, prompts=self._prompts, info=bundle.info, count=bundle.count_tokens)
 
-        return await _apart_if_long(size, work)
+        prompt = await _apart_if_long(size, work)
+        if kit is not None:
+            kit.sources.begin(prompt.reference)
+        return prompt
 
     async def _streamed(
-        self, brief: Brief, bundle: LLMBundle, question: str, prompt: PreparedPrompt, said: _Said
+        self, call: _Call, brief: Brief, bundle: LLMBundle, ready: _Ready
     ) -> AsyncGenerator[DialogEvent, None]:
         """The model's reply. Without citations, marks are taken out as they come."""
+        prompt, kit = ready.prompt, ready.kit
         grounding = None
         if brief.dataset_ids:
-            grounding = Grounding(question=question, passages=prompt.passages, empty_response=brief.empty_response)
-        request = ChatRequest(turns=prompt.turns, sampling=prompt.sampling, grounding=grounding)
+            grounding = Grounding(
+                question=ready.question, passages=prompt.passages, empty_response=brief.empty_response
+            )
+        arms = self._arms(call)
+        request = ChatRequest(
+            turns=prompt.turns,
+            sampling=prompt.sampling,
+            grounding=grounding,
+            cache_prefix=arms.prompt_caching,
+            tool_fragments=kit is not None and arms.partial_tool_streaming,
+        )
+        if kit is not None:
+            kit = replace(kit, limits=replace(kit.limits, room_tokens=max(0, prompt.left - kit.tokens)))
         marks = citation.MarkFilter() if brief.dataset_ids and not brief.quote else None
-        deltas = bundle.chat_streamly(request)
-        try:
-            async for delta in deltas:
-                said.note(delta)
-                if delta.reasoning:
-                    yield Reasoning(text=delta.reasoning)
-                text = marks.feed(delta.text) if marks else delta.text
-                if text:
-                    said.parts.append(text)
-                    yield Token(text=text)
-        finally:
-            await retry.close(deltas)
-        rest = marks.rest() if marks else ""
-        if rest:
-            said.parts.append(rest)
-            yield Token(text=rest)
+        events = reply_events(bundle, request, ready.said, kit=kit, marks=marks, empty=brief.empty_response)
+        async with aclosing(events):
+            async for event in events:
+                yield event
+
+    def _arms(self, call: _Call) -> Arms:
+        return self._flags.arms(tenant_id=call.principal.tenant_id, session_id=call.session_id)
 
     async def _cited(
-        self, call: _Call, brief: Brief, bundle: LLMBundle, prompt: PreparedPrompt, text: str
+        self, call: _Call, brief: Brief, bundle: LLMBundle, sources: Reference, text: str
     ) -> tuple[str, Reference]:
         """The answer with its marks in order, and the reference with the documents they name."""
-        chunks = prompt.reference.chunks
+        chunks = sources.chunks
         answer = await _apart_if_long(len(text), lambda: citation.repair_marks(text, len(chunks)))
         is_own_quote = bundle.info.local
         if not citation.cited_indices(answer) and not is_own_quote and answer.strip() != brief.empty_response:
             answer = await self._with_marks(call.principal, [chunk.content for chunk in chunks], answer)
-        return answer, await _apart_if_long(len(answer), lambda: citation.with_counts(prompt.reference, answer))
+        return answer, await _apart_if_long(len(answer), lambda: citation.with_counts(sources, answer))
 
     async def _with_marks(self, principal: Principal, passages: Sequence[str], answer: str) -> str:
         """Put marks where sources support the answer; without the embedding model the answer stays as it is."""
@@ -345,13 +385,16 @@ class DialogService:
         cosines = vectors[: len(claims)] @ vectors[len(claims) :].T
         return citation.insert_marks(answer, claims, citation.support(cosines, overlap[likely]))
 
-    def _done(self, answer: str, reference: Reference, prompt: PreparedPrompt, *, truncated: bool = False) -> Done:
+    def _done(self, answer: str, reference: Reference, prompt: PreparedPrompt, said: Said | None = None) -> Done:
+        dropped = prompt.dropped + (said.dropped if said is not None else 0)
+        note = f"\n\n### Left out\nThe {dropped} oldest turns: the model has no room for them." if dropped else ""
         return Done(
             answer=answer,
             reference=reference,
-            prompt=prompt.shown,
+            prompt=prompt.shown + note,
             created_at=self._clock.now().timestamp(),
-            truncated=truncated,
+            truncated=said is not None and said.finish in ("length", "cut_off"),
+            dropped_turns=dropped,
         )
 
 

@@ -62,6 +62,7 @@ class RunningTurn:
             self.unsaved = True
         elif isinstance(event, RetrievalFinished):
             self.found = event.reference
+            self.cites = False  # The sources have grown: what cites them is saved again.
 
     def cited(self) -> Reference | None:
         """The sources, if the text so far cites any."""

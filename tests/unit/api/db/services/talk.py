@@ -1,19 +1,24 @@
 """A chat over a scripted model and a fixed retrieval, on real rows."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from api.db.services.assistant_service import AssistantService
 from api.db.services.conversation_service import ConversationService
 from api.db.services.dialog_service import AskOptions, DialogService
+from api.db.services.document_reader import DocumentReader
+from api.db.services.mcp_tools import McpServers
 from api.db.services.model_catalogue import ModelCatalogue
 from api.db.services.records import ConversationRecord, DialogRecord, MessageRecord, RetrievalRequest
+from api.db.services.toolbox import McpTools, Toolbox
 from rag.core.clock import SystemClock
 from rag.core.errors import NotFound
 from rag.core.events import DialogEvent
+from rag.core.flags import Flags
 from rag.core.settings import DialogSettings, Settings
+from rag.core.tool_settings import ToolSettings
 from rag.core.types import ChunkText, Hit, Position, Principal, Retrieved, Turn
 from rag.eventlog.memory import MemoryEventLog
 from rag.llm.base import ChatModel
@@ -86,14 +91,29 @@ def chatter(script: Any = "The answer is 42 [ID:0].", *, local: bool = False, **
 class Talk:
     """One chat of Ann's. `retrieval` and `chat` may be changed by a test."""
 
-    def __init__(self, world: World, chat: ChatModel, *, save_s: float = 0.05, contents: Sequence[str] = (CASH, DEBT)):
+    def __init__(
+        self,
+        world: World,
+        chat: ChatModel,
+        *,
+        save_s: float = 0.05,
+        contents: Sequence[str] = (CASH, DEBT),
+        tools: ToolSettings | None = None,
+        mcp: McpTools | None = None,
+        features: Mapping[str, str] | None = None,
+        retrieval: Any = None,
+    ):
         self.world = world
         self.chat = chat
-        self.retrieval = FixedRetrieval(hits(*contents))
+        self.retrieval = retrieval or FixedRetrieval(hits(*contents))
         policy = RetryPolicy(attempts=1)
         self.models = ModelCatalogue(Settings(), FixedModels([chat]), policy=policy)
         self.log = MemoryEventLog(SystemClock(), retention_s=600)
-        self.dialogs = DialogService(self.retrieval, self.models, load_prompts(), SystemClock())
+        settings = tools or ToolSettings()
+        toolbox = Toolbox(settings, DocumentReader(world.db), mcp or McpServers(settings, SystemClock()))
+        self.dialogs = DialogService(
+            self.retrieval, self.models, load_prompts(), SystemClock(), toolbox=toolbox, flags=Flags(features or {})
+        )
         self.assistants = AssistantService(world.db, world.clock, world.knowledgebases, self.models)
         self.settings = DialogSettings(save_s=save_s)
         self.sessions = self.service()
