@@ -37,7 +37,11 @@ class Repairs:
 
 
 def _count_all(usage: dict[str, Any]) -> None:
-    """Add to the prompt what the total has beyond its parts: what Gemini read through its own tools."""
-    prompt, completion, total = (usage.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens"))
-    if isinstance(prompt, int) and isinstance(completion, int) and isinstance(total, int):
-        usage["prompt_tokens"] = max(prompt, total - completion)
+    """Count what Gemini read through its own tools as prompt: the library leaves out what is not billed."""
+    details = usage.get("prompt_tokens_details")
+    if not isinstance(details, Mapping):
+        return
+    own_tools = details.get("tool_use_tokens") or 0
+    others = sum(details.get(name) or 0 for name in ("text_tokens", "audio_tokens", "image_tokens", "video_tokens"))
+    if own_tools and usage.get("prompt_tokens") == others:
+        usage["prompt_tokens"] = others + own_tools

@@ -1,7 +1,7 @@
 """A real upstream on a loopback port that fails on command and records every request.
 
-It speaks OpenAI's chat completions, Responses and embeddings and Anthropic's messages. In a process of its own
-(`python -m rag.testing.upstream --port 0`, or `upstream_process.UpstreamProcess`) it is steered over HTTP:
+It speaks OpenAI's chat completions, Responses and embeddings, Anthropic's messages and Cohere's chat. In a process of
+its own (`python -m rag.testing.upstream --port 0`, or `upstream_process.UpstreamProcess`) it is steered over HTTP:
 `POST /control` sets plans, `GET /seen` tells what was asked.
 """
 
@@ -17,21 +17,30 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from rag.testing import upstream_anthropic, upstream_chat, upstream_embeddings, upstream_responses
+from rag.testing import (
+    upstream_anthropic,
+    upstream_chat,
+    upstream_cohere,
+    upstream_embeddings,
+    upstream_responses,
+)
 from rag.testing.upstream_plan import MIDWAY, Fault, Frame, Plan, Seen, plan_of
 
 __all__ = ["Fault", "FaultyUpstream", "Plan", "Seen"]
 
 _CHAT, _RESPONSES, _MESSAGES, _EMBEDDINGS = "chat/completions", "responses", "messages", "embeddings"
+_COHERE = "/v2/chat"
 _FRAMES: dict[str, Callable[[Plan], list[Frame]]] = {
     _CHAT: upstream_chat.frames,
     _RESPONSES: upstream_responses.frames,
     _MESSAGES: upstream_anthropic.frames,
+    _COHERE: upstream_cohere.frames,
 }
 _WHOLE: dict[str, Callable[[Plan], dict[str, Any]]] = {
     _CHAT: upstream_chat.whole,
     _RESPONSES: upstream_responses.whole,
     _MESSAGES: upstream_anthropic.whole,
+    _COHERE: upstream_cohere.whole,
 }
 _LINGER_0 = struct.pack("ii", 1, 0)
 _MAX_BODY_BYTES = 64 << 20
@@ -90,6 +99,7 @@ class FaultyUpstream:
         app = web.Application(client_max_size=_MAX_BODY_BYTES)
         for path in (_CHAT, _RESPONSES, _MESSAGES, _EMBEDDINGS):
             app.router.add_post(f"/v1/{path}", self._answer)
+        app.router.add_post(_COHERE, self._answer)
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/control", self._control)
         app.router.add_get("/seen", self._seen)

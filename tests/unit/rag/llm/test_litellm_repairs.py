@@ -34,10 +34,13 @@ def test_a_whole_reply_keeps_the_calls_for_us() -> None:
 
 
 def test_what_gemini_read_through_its_own_tools_is_prompt() -> None:
-    usage = {"prompt_tokens": 17, "completion_tokens": 653, "total_tokens": 772}
-    assert Repairs().put_right({"usage": usage})["usage"]["prompt_tokens"] == 119
-    apart = {"prompt_tokens": 17, "completion_tokens": 653, "total_tokens": None}
-    assert Repairs().put_right({"usage": apart})["usage"]["prompt_tokens"] == 17
+    details = {"text_tokens": 12, "image_tokens": 5, "audio_tokens": None, "tool_use_tokens": 102}
+    for told in (17, 119):
+        usage = {"prompt_tokens": told, "completion_tokens": 653, "prompt_tokens_details": dict(details)}
+        assert Repairs().put_right({"usage": usage})["usage"]["prompt_tokens"] == 119
+    plain = {"prompt_tokens": 17, "prompt_tokens_details": {"text_tokens": 17, "tool_use_tokens": None}}
+    assert Repairs().put_right({"usage": plain})["usage"]["prompt_tokens"] == 17
+    assert Repairs().put_right({"usage": {"prompt_tokens": 17}})["usage"]["prompt_tokens"] == 17
 
 
 def test_pieces_without_choices_or_calls_pass() -> None:

@@ -1,0 +1,466 @@
+"""What a recorded reply says, read by the provider's documented format alone: none of our code, nothing of LiteLLM.
+
+What is told is the same for all providers:
+
+- text: what the answer says, in order, as it was sent.
+- reasoning: thinking and summaries of it; blank lines between its parts are no part of it.
+- calls: tools that the caller offered (`function_call`, `tool_use`, `functionCall`, `toolUse`). A provider's own tools,
+  which it runs itself, are not calls. `id` is None where the provider gave none.
+- usage: prompt and completion tokens in all, and the parts of them that were read from a cache, written to it, and
+  spent on thinking. Thinking counts as completion and the cache as prompt, also where the provider counts them apart.
+- finish: stop, length, tool_calls, content_filter; cut_off where the reply has no end. An ordinary end with calls is
+  `tool_calls`, whatever the provider's word.
+- error: the provider's message, of a reply that is one or a stream that ends with one.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from tests.integration.rag.llm.recordings import Exchange
+
+Event = dict[str, Any]
+FINISH = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
+    # Anthropic and Bedrock
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "pause_turn": "stop",
+    "tool_use": "tool_calls",
+    "max_tokens": "length",
+    "refusal": "content_filter",
+    "guardrail_intervened": "content_filter",
+    "content_filtered": "content_filter",
+    # Gemini
+    "STOP": "stop",
+    "MAX_TOKENS": "length",
+    "SAFETY": "content_filter",
+    # Cohere
+    "COMPLETE": "stop",
+    "STOP_SEQUENCE": "stop",
+    "TOOL_CALL": "tool_calls",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """`reasoning` is None where the provider does not count it: any estimate will do."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+    written: int = 0
+    reasoning: int | None = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    id: str | None
+    name: str
+    arguments: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    text: str = ""
+    reasoning: str = ""
+    calls: tuple[Call, ...] = ()
+    usage: Usage | None = None
+    finish: str = "cut_off"
+    error: str = ""
+
+
+def told_by(exchange: Exchange) -> Told:
+    """What `exchange` says."""
+    if exchange.status != 200:
+        reply = exchange.reply
+        return Told(error=reply.get("message") or reply["error"]["message"])
+    reader = _READERS[exchange.form]()
+    if exchange.events is None:
+        reader.whole(exchange.reply)
+    else:
+        for event in exchange.events:
+            reader.event(event)
+    return reader.told()
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.text: list[str] = []
+        self.reasoning: list[str] = []
+        self.calls: dict[Any, dict[str, Any]] = {}
+        self.usage: Usage | None = None
+        self.finish = ""
+        self.error = ""
+
+    def event(self, event: Event) -> None:
+        raise NotImplementedError
+
+    def whole(self, reply: Event) -> None:
+        raise NotImplementedError
+
+    def call(self, key: Any, *, id: str | None, name: str, arguments: str = "") -> None:
+        self.calls[key] = {"id": id, "name": name, "arguments": arguments}
+
+    def told(self) -> Told:
+        if self.error:
+            return Told(text="".join(self.text), reasoning=bare("".join(self.reasoning)), error=self.error)
+        calls = tuple(
+            Call(id=call["id"], name=call["name"], arguments=_arguments(call["arguments"]))
+            for call in self.calls.values()
+        )
+        finish = FINISH[self.finish] if self.finish else "cut_off"
+        if finish in ("stop", "tool_calls"):
+            finish = "tool_calls" if calls else "stop"
+        return Told(
+            text="".join(self.text),
+            reasoning=bare("".join(self.reasoning)),
+            calls=calls,
+            usage=self.usage,
+            finish=finish,
+        )
+
+
+def bare(reasoning: str) -> str:
+    """Without its line breaks: how parts of thinking are set apart is the reader's affair."""
+    return reasoning.replace("\n", "")
+
+
+def _arguments(text: str) -> Any:
+    """No arguments may be sent as nothing, as null or as an empty object."""
+    return json.loads(text or "{}") or {}
+
+
+class _Chat(_Reader):
+    """OpenAI's chat completions, with the fields that DeepSeek, Groq, Mistral, Moonshot, OpenRouter and xAI add."""
+
+    def event(self, event: Event) -> None:
+        if "error" in event:
+            self.error = event["error"]["message"]
+            return
+        groq = event.get("x_groq") or {}
+        self._usage(event.get("usage") or groq.get("usage"))
+        for choice in event.get("choices") or ():
+            self._usage(choice.get("usage"))
+            self._said(choice.get("delta") or {})
+            self.finish = choice.get("finish_reason") or self.finish
+
+    def whole(self, reply: Event) -> None:
+        self._usage(reply.get("usage"))
+        choice = reply["choices"][0]
+        message = choice["message"]
+        self._said(message | {"tool_calls": [{"index": n} | c for n, c in enumerate(message.get("tool_calls") or ())]})
+        self.finish = choice["finish_reason"]
+
+    def _said(self, delta: Event) -> None:
+        content = delta.get("content") or ""
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            if part["type"] == "thinking":
+                self.reasoning += [inner["text"] for inner in part["thinking"]]
+            else:
+                self.text.append(part["text"])
+        self.reasoning.append(delta.get("reasoning_content") or delta.get("reasoning") or "")
+        for piece in delta.get("tool_calls") or ():
+            function = piece["function"]
+            if piece["index"] not in self.calls:
+                self.call(piece["index"], id=piece["id"], name=function["name"])
+            self.calls[piece["index"]]["arguments"] += function.get("arguments") or ""
+
+    def _usage(self, usage: Event | None) -> None:
+        if not usage:
+            return
+        prompt, completion = usage["prompt_tokens"], usage["completion_tokens"]
+        within = usage.get("completion_tokens_details") or {}
+        cache = usage.get("prompt_tokens_details") or {}
+        reasoning = within.get("reasoning_tokens") or usage.get("reasoning_tokens") or 0
+        if reasoning and usage["total_tokens"] == prompt + completion + reasoning:  # xAI counts it apart.
+            completion += reasoning
+        self.usage = Usage(
+            prompt=prompt,
+            completion=completion,
+            cached=cache.get("cached_tokens")
+            or usage.get("cached_tokens")
+            or usage.get("prompt_cache_hit_tokens")
+            or 0,
+            written=cache.get("cache_write_tokens") or 0,
+            reasoning=reasoning,
+        )
+
+
+class _Completion(_Chat):
+    """OpenAI's legacy completions: text in each choice."""
+
+    def event(self, event: Event) -> None:
+        self._usage(event.get("usage"))
+        for choice in event["choices"]:
+            self.text.append(choice["text"])
+            self.finish = choice["finish_reason"] or self.finish
+
+    def whole(self, reply: Event) -> None:
+        self.event(reply)
+
+
+class _Responses(_Reader):
+    def event(self, event: Event) -> None:
+        kind = event["type"]
+        if kind in ("response.output_text.delta", "response.refusal.delta"):
+            self.text.append(event["delta"])
+        elif kind in ("response.reasoning_summary_text.delta", "response.reasoning_text.delta"):
+            self.reasoning.append(event["delta"])
+        elif kind in ("response.reasoning_summary_part.added",):
+            self.reasoning.append("\n\n")
+        elif kind == "response.output_item.done":
+            self._call(event["item"], event["output_index"])
+        elif kind in ("response.completed", "response.incomplete", "response.failed"):
+            self._end(event["response"])
+
+    def whole(self, reply: Event) -> None:
+        for index, item in enumerate(reply["output"]):
+            if item["type"] == "message":
+                self.text += [part.get("text") or part.get("refusal") or "" for part in item["content"]]
+            elif item["type"] == "reasoning":
+                self.reasoning += [f"\n\n{part['text']}" for part in item.get("summary") or item.get("content") or ()]
+            self._call(item, index)
+        self._end(reply)
+
+    def _call(self, item: Event, index: int) -> None:
+        if item["type"] == "function_call":
+            self.call(index, id=item["call_id"], name=item["name"], arguments=item["arguments"])
+
+    def _end(self, response: Event) -> None:
+        reason = (response.get("incomplete_details") or {}).get("reason")
+        if reason:
+            self.finish = {"max_output_tokens": "length", "content_filter": "content_filter"}[reason]
+        elif response["status"] == "completed":
+            self.finish = "stop"
+        usage = response.get("usage")
+        if usage:
+            details = usage.get("input_tokens_details") or {}
+            self.usage = Usage(
+                prompt=usage["input_tokens"],
+                completion=usage["output_tokens"],
+                cached=details.get("cached_tokens") or 0,
+                written=details.get("cache_write_tokens") or 0,
+                reasoning=(usage.get("output_tokens_details") or {}).get("reasoning_tokens") or 0,
+            )
+
+
+class _Anthropic(_Reader):
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts: Event = {}
+
+    def event(self, event: Event) -> None:
+        kind = event["type"]
+        if kind == "message_start":
+            self._usage(event["message"]["usage"])
+        elif kind == "content_block_start":
+            self._block(event["content_block"], event["index"], streamed=True)
+        elif kind == "content_block_delta":
+            delta = event["delta"]
+            if delta["type"] == "text_delta":
+                self.text.append(delta["text"])
+            elif delta["type"] == "thinking_delta":
+                self.reasoning.append(delta["thinking"])
+            elif delta["type"] == "input_json_delta" and event["index"] in self.calls:
+                self.calls[event["index"]]["arguments"] += delta["partial_json"]
+        elif kind == "message_delta":
+            self._usage(event["usage"])
+            self.finish = event["delta"]["stop_reason"] or self.finish
+        elif kind == "error":
+            self.error = event["error"]["message"]
+
+    def whole(self, reply: Event) -> None:
+        for index, block in enumerate(reply["content"]):
+            self._block(block, index)
+        self._usage(reply["usage"])
+        self.finish = reply["stop_reason"]
+
+    def _block(self, block: Event, index: int, *, streamed: bool = False) -> None:
+        if block["type"] == "text":
+            self.text.append(block["text"])
+        elif block["type"] == "thinking":
+            self.reasoning.append(block["thinking"])
+        elif block["type"] == "tool_use":
+            given = json.dumps(block["input"]) if block["input"] else ""
+            self.call(index, id=block["id"], name=block["name"], arguments="" if streamed else given)
+            if streamed and given:
+                self.calls[index]["arguments"] = given
+
+    def _usage(self, usage: Event) -> None:
+        """The figures of the later events are running totals. Where `iterations` are listed (a compaction, an advisor,
+        a fallback), the figures beside them leave some out, and their sum is what was used."""
+        self._counts |= {name: value for name, value in usage.items() if value is not None}
+        rounds = self._counts.get("iterations") or [self._counts]
+        cached = sum(each.get("cache_read_input_tokens") or 0 for each in rounds)
+        written = sum(each.get("cache_creation_input_tokens") or 0 for each in rounds)
+        self.usage = Usage(
+            prompt=sum(each["input_tokens"] for each in rounds) + cached + written,
+            completion=sum(each["output_tokens"] for each in rounds),
+            cached=cached,
+            written=written,
+            reasoning=(self._counts.get("output_tokens_details") or {}).get("thinking_tokens"),
+        )
+
+
+class _Gemini(_Reader):
+    """`functionCall` may come in pieces: a name, then `partialArgs` with paths, then an empty one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open: int | None = None
+
+    def whole(self, reply: Event) -> None:
+        self.event(reply)
+
+    def event(self, event: Event) -> None:
+        for candidate in event.get("candidates") or ():
+            for part in (candidate.get("content") or {}).get("parts") or ():
+                self._part(part)
+            self.finish = candidate.get("finishReason") or self.finish
+        usage = event.get("usageMetadata") or {}
+        if "promptTokenCount" in usage:
+            thinking = usage.get("thoughtsTokenCount", 0)
+            self.usage = Usage(
+                prompt=usage["promptTokenCount"] + usage.get("toolUsePromptTokenCount", 0),
+                completion=usage.get("candidatesTokenCount", 0) + thinking,
+                cached=usage.get("cachedContentTokenCount", 0),
+                reasoning=thinking,
+            )
+
+    def _part(self, part: Event) -> None:
+        if "functionCall" in part:
+            self._function(part["functionCall"])
+        elif part.get("thought"):
+            self.reasoning.append(part.get("text", ""))
+        else:
+            self.text.append(part.get("text", ""))
+
+    def _function(self, call: Event) -> None:
+        if "name" in call:
+            self._open = len(self.calls)
+            self.call(self._open, id=call.get("id"), name=call["name"], arguments=json.dumps(call.get("args") or {}))
+        for piece in call.get("partialArgs") or ():
+            assert self._open is not None
+            arguments = json.loads(self.calls[self._open]["arguments"])
+            _put(arguments, piece)
+            self.calls[self._open]["arguments"] = json.dumps(arguments)
+
+
+def _put(arguments: Event, piece: Event) -> None:
+    """Add a piece at its path, such as `$.recipe.steps[9]`; text at the same path goes on."""
+    steps = [int(s[1:-1]) if s[0] == "[" else s for s in re.findall(r"\[\d+\]|[^.\[\]]+", piece["jsonPath"][2:])]
+    at: Any = arguments
+    for step, following in zip(steps, steps[1:], strict=False):
+        empty: Any = [] if isinstance(following, int) else {}
+        if isinstance(step, int):
+            while len(at) <= step:
+                at.append(empty)
+            at = at[step]
+        else:
+            at = at.setdefault(step, empty)
+    value = next(piece[name] for name in ("stringValue", "numberValue", "boolValue") if name in piece)
+    last = steps[-1]
+    if isinstance(last, int):
+        while len(at) <= last:
+            at.append("" if isinstance(value, str) else value)
+        at[last] = at[last] + value if isinstance(value, str) else value
+    else:
+        at[last] = at.get(last, "") + value if isinstance(value, str) else value
+
+
+class _Bedrock(_Reader):
+    def event(self, event: Event) -> None:
+        (kind, data), *_ = event.items()
+        if kind == "contentBlockStart" and "toolUse" in data["start"]:
+            use = data["start"]["toolUse"]
+            self.call(data["contentBlockIndex"], id=use["toolUseId"], name=use["name"])
+        elif kind == "contentBlockDelta":
+            delta = data["delta"]
+            self.text.append(delta.get("text", ""))
+            self.reasoning.append((delta.get("reasoningContent") or {}).get("text", ""))
+            if "toolUse" in delta:
+                self.calls[data["contentBlockIndex"]]["arguments"] += delta["toolUse"]["input"]
+        elif kind == "messageStop":
+            self.finish = data["stopReason"]
+        elif kind == "metadata":
+            self._usage(data["usage"])
+
+    def whole(self, reply: Event) -> None:
+        for index, block in enumerate(reply["output"]["message"]["content"]):
+            self.text.append(block.get("text", ""))
+            thought = (block.get("reasoningContent") or {}).get("reasoningText") or {}
+            self.reasoning.append(thought.get("text", ""))
+            if "toolUse" in block:
+                use = block["toolUse"]
+                self.call(index, id=use["toolUseId"], name=use["name"], arguments=json.dumps(use["input"]))
+        self.finish = reply["stopReason"]
+        self._usage(reply["usage"])
+
+    def _usage(self, usage: Event) -> None:
+        cached, written = usage.get("cacheReadInputTokens", 0), usage.get("cacheWriteInputTokens", 0)
+        self.usage = Usage(
+            prompt=usage["inputTokens"] + cached + written,
+            completion=usage["outputTokens"],
+            cached=cached,
+            written=written,
+            reasoning=None,
+        )
+
+
+class _Cohere(_Reader):
+    """Version 2. `tool_plan` is the model's reflection on which tools to use. `tokens` counts what the model read and
+    wrote, `billed_units` what is paid for."""
+
+    def event(self, event: Event) -> None:
+        kind, message = event["type"], (event.get("delta") or {}).get("message") or {}
+        if kind in ("content-start", "content-delta"):
+            self.text.append(message["content"].get("text", ""))
+            self.reasoning.append(message["content"].get("thinking", ""))
+        elif kind == "tool-plan-delta":
+            self.reasoning.append(message["tool_plan"])
+        elif kind == "tool-call-start":
+            call = message["tool_calls"]
+            self.call(event["index"], id=call["id"], name=call["function"]["name"])
+            self.calls[event["index"]]["arguments"] += call["function"]["arguments"]
+        elif kind == "tool-call-delta":
+            self.calls[event["index"]]["arguments"] += message["tool_calls"]["function"]["arguments"]
+        elif kind == "message-end":
+            self.finish = event["delta"]["finish_reason"]
+            self._usage(event["delta"]["usage"])
+
+    def whole(self, reply: Event) -> None:
+        message = reply["message"]
+        self.reasoning.append(message.get("tool_plan", ""))
+        for part in message.get("content") or ():
+            self.text.append(part.get("text", ""))
+            self.reasoning.append(part.get("thinking", ""))
+        for index, call in enumerate(message.get("tool_calls") or ()):
+            function = call["function"]
+            self.call(index, id=call["id"], name=function["name"], arguments=function["arguments"])
+        self.finish = reply["finish_reason"]
+        self._usage(reply["usage"])
+
+    def _usage(self, usage: Event) -> None:
+        tokens = usage["tokens"]
+        self.usage = Usage(
+            prompt=tokens["input_tokens"],
+            completion=tokens["output_tokens"],
+            cached=usage.get("cached_tokens", 0),
+            reasoning=None,
+        )
+
+
+_READERS: dict[str, type[_Reader]] = {
+    "chat": _Chat,
+    "completion": _Completion,
+    "responses": _Responses,
+    "anthropic": _Anthropic,
+    "gemini": _Gemini,
+    "bedrock": _Bedrock,
+    "cohere": _Cohere,
+}

@@ -1,0 +1,185 @@
+"""Replays recordings over HTTP through the model stack and compares what comes out with what was recorded."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from pydantic import SecretStr
+
+from rag.core.errors import ModelError
+from rag.core.types import ToolCall, Turn
+from rag.llm.base import ChatModel, ChatRequest, Delta, ModelInfo
+from rag.llm.chat_model import LiteLLMBase
+from rag.llm.cohere_lane import CohereLane
+from rag.llm.deadlines import Deadlines
+from rag.llm.endpoint import Endpoint
+from rag.llm.openai_lane import OpenAiLane
+from rag.llm.responses_lane import ResponsesLane
+from rag.llm.upstream import UpstreamPool
+from rag.llm.upstream_lane import UpstreamLane
+from tests.integration.rag.llm.recorded_truth import Call, Told, Usage, bare, told_by
+from tests.integration.rag.llm.recording_server import RecordingServer
+from tests.integration.rag.llm.recordings import Exchange, Recording
+
+DEADLINES = Deadlines(first_token_s=20.0, next_token_s=20.0, answer_s=40.0)
+REQUEST = ChatRequest(turns=(Turn(role="user", content="What was asked does not matter here."),))
+PATHS = {
+    "chat": "/chat/completions",
+    "responses": "/responses",
+    "anthropic": "/v1/messages",
+    "gemini": "enerateContent",
+    "bedrock": "/converse",
+    "cohere": "/v2/chat",
+    "completion": "/completions",
+}
+"""What the address that the stack asks holds: the provider's own operation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One reply of a recording, as it came out; `wrong` says what differs, empty where nothing does."""
+
+    recording: Recording
+    number: int
+    wrong: str
+
+
+class Stack:
+    """The adapters of the model layer over one server."""
+
+    def __init__(self, pool: UpstreamPool) -> None:
+        self._pool = pool
+
+    def model(self, exchange: Exchange, url: str) -> ChatModel | None:
+        """The adapter for the exchange's form; None where there is none."""
+        lane = _LANES.get(exchange.form)
+        if lane is not None:
+            return lane(_info("OpenAI"), _endpoint(url, "openai", "m"), pool=self._pool, deadlines=DEADLINES)
+        make = _LITELLM.get(exchange.form)
+        if make is None:
+            return None
+        endpoint = make(url)
+        return LiteLLMBase(_info(endpoint.litellm_prefix), endpoint, deadlines=DEADLINES, streams=exchange.streams)
+
+
+def _info(provider: str) -> ModelInfo:
+    return ModelInfo(name=f"m@{provider}", context_tokens=100_000, max_output_tokens=4096)
+
+
+def _endpoint(url: str, prefix: str, model: str) -> Endpoint:
+    return Endpoint(base_url=url, api_key=SecretStr("sk-recorded"), litellm_prefix=prefix, model=model)
+
+
+_LANES: dict[str, type[UpstreamLane]] = {"chat": OpenAiLane, "responses": ResponsesLane, "cohere": CohereLane}
+_LITELLM: dict[str, Callable[[str], Endpoint]] = {
+    "anthropic": lambda url: _endpoint(url, "anthropic", "claude-sonnet-4-5"),
+    "gemini": lambda url: _endpoint(url, "gemini", "gemini-2.5-flash"),
+    "bedrock": lambda url: replace(
+        _endpoint(url, "bedrock/converse", "anthropic.claude-3-7-sonnet-20250219-v1:0"),
+        arguments=(("aws_region_name", SecretStr("us-east-1")),),
+    ),
+    "completion": lambda url: _endpoint(url, "text-completion-openai", "gpt-3.5-turbo-instruct"),
+}
+
+
+@asynccontextmanager
+async def replaying(recorded: list[Recording]) -> AsyncIterator["Replay"]:
+    pool = UpstreamPool()
+    await pool.open()
+    replay = Replay(recorded, Stack(pool))
+    try:
+        async with replay.server.serving():
+            yield replay
+    finally:
+        await pool.close()
+
+
+class Replay:
+    def __init__(self, recorded: list[Recording], stack: Stack) -> None:
+        self._parts = [(each, exchange) for each in recorded for exchange in each.exchanges]
+        self._stack = stack
+        self.server = RecordingServer([exchange for _, exchange in self._parts])
+
+    async def run(self) -> list[Part]:
+        """Every exchange, one after the other."""
+        return [await self._one(number) for number in range(len(self._parts))]
+
+    async def _one(self, number: int) -> Part:
+        recording, exchange = self._parts[number]
+        model = self._stack.model(exchange, f"{self.server.url}/{number}")
+        if model is None:
+            return Part(recording=recording, number=number, wrong="no adapter")
+        came = await heard(model)
+        wrong = difference(told_by(exchange), came)
+        asked = self.server.asked.get(number, [])
+        if not wrong and (len(asked) != 1 or PATHS[exchange.form] not in asked[0]):
+            wrong = f"asked {asked}"
+        return Part(recording=recording, number=number, wrong=wrong)
+
+
+async def heard(model: ChatModel) -> Told:
+    """What the adapter makes of the reply, in the words of `Told`."""
+    deltas: list[Delta] = []
+    error = ""
+    try:
+        async for delta in model.stream(REQUEST):  # type: ignore[union-attr]
+            deltas.append(delta)  # What came before an error is wanted.
+    except ModelError as failed:
+        error = failed.message
+    text, reasoning = "".join(d.text for d in deltas), bare("".join(d.reasoning for d in deltas))
+    if error:
+        return Told(text=text, reasoning=reasoning, error=error)
+    last = deltas[-1]
+    usage = last.usage
+    return Told(
+        text=text,
+        reasoning=reasoning,
+        calls=tuple(_call(call) for call in last.tool_calls),
+        usage=None
+        if usage is None or usage.estimated
+        else Usage(
+            prompt=usage.prompt_tokens,
+            completion=usage.completion_tokens,
+            cached=usage.cached_tokens,
+            written=usage.cache_write_tokens,
+            reasoning=usage.reasoning_tokens,
+        ),
+        finish=str(last.finish),
+    )
+
+
+def _call(call: ToolCall) -> Call:
+    arguments: Any = json.loads(call.arguments) if not call.problem else f"{call.problem}: {call.arguments}"
+    return Call(id=call.id, name=call.name, arguments=arguments or {})
+
+
+def difference(recorded: Told, came: Told) -> str:
+    """What differs, in words; empty where all is equal."""
+    found = []
+    for field in fields(Told):
+        wanted, got = getattr(recorded, field.name), getattr(came, field.name)
+        if field.name == "calls":
+            wanted, got = _without_made_up_ids(wanted, got)
+        elif field.name == "usage" and wanted is not None and got is not None and wanted.reasoning is None:
+            got = replace(got, reasoning=None)
+        same = bool(wanted) == bool(got) and wanted in got if field.name == "error" else wanted == got
+        if not same:
+            found.append(f"{field.name}: {_short(wanted)} came as {_short(got)}")
+    return "; ".join(found)
+
+
+def _without_made_up_ids(wanted: tuple[Call, ...], got: tuple[Call, ...]) -> tuple[Any, Any]:
+    """Where the provider gave no id, any unique one will do."""
+    if len({call.id for call in got}) != len(got):
+        return wanted, f"ids more than once: {got}"
+    got = tuple(
+        replace(call, id=None) if n < len(wanted) and wanted[n].id is None else call for n, call in enumerate(got)
+    )
+    return wanted, got
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 160 else f"{shown[:80]}...{shown[-80:]}"
