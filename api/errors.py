@@ -36,6 +36,7 @@ DEFAULTS: dict[type[domain.RagError], Default] = {
     domain.Conflict: Default(status=409, code=DATA_ERROR),
     domain.NotAllowed: Default(status=403, code=NO_PERMISSION),
     domain.LimitExceeded: Default(status=413, code=BAD_ARGUMENT),
+    domain.BudgetSpent: Default(status=429, code=DATA_ERROR),
     domain.WrongThread: Default(status=500, code=EXCEPTION),
     domain.StoreError: Default(status=500, code=SERVER_ERROR),
     domain.StoreUnavailable: Default(status=503, code=SERVER_ERROR),

@@ -5,7 +5,8 @@
     |- NotFound            no such object, or not one the principal owns
     |- Conflict            the object's state forbids it (name taken, already running)
     |- NotAllowed          the principal may not do this
-    |- LimitExceeded       a size, count, rate or budget was reached
+    |- LimitExceeded       a size, count or rate was reached
+    |  |- BudgetSpent         what may be spent on models in a day is spent
     |- WrongThread         a blocking call was made where it would wait for itself
     |- StoreError          an index, row, file or queue backend failed
     |  |- StoreUnavailable    no reply in time, connection lost, disk full
@@ -68,6 +69,12 @@ class NotAllowed(RagError):
 
 class LimitExceeded(RagError):
     code = "limit_exceeded"
+
+
+class BudgetSpent(LimitExceeded):
+    """Facts: `scope` ("tenant" or "key"), `unit` ("usd" or "tokens"), `retry_after_s` until the next day begins."""
+
+    code = "budget_spent"
 
 
 class WrongThread(RagError, RuntimeError):

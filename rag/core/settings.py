@@ -173,7 +173,7 @@ class BudgetSettings(Area):
     )
     call_tokens: int = Field(4000, ge=0, le=10**9, description="Tokens set aside for a call that is under way.")
     reread_s: float = Field(
-        5.0, ge=0, le=3600, description="Seconds after which what other processes spent is read again."
+        5.0, ge=0, le=60, description="Seconds after which what other processes spent is read again."
     )
 
 

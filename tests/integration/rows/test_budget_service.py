@@ -1,0 +1,1 @@
+from tests.unit.api.db.services.test_budget_service import *  # noqa: F403
