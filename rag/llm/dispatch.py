@@ -133,6 +133,7 @@ async def _threaded(model: object, open_stream: Callable[[], Any], deadlines: De
     except LimitExceeded as error:
         raise ModelOverloaded(error.message, model=name_of(model)) from error
     finally:
+        watch.close()
         await _close(source)
         await items.aclose()
 

@@ -214,7 +214,7 @@ async def test_no_call_is_made_when_the_budget_is_spent(notes: Notes, call: obje
     with pytest.raises(LimitExceeded, match="budget is spent"):
         await call(bundle)  # type: ignore[operator]
     assert (models.script.calls, spare.script.calls) == (0, 0)
-    assert purse.asked == [CallContext(tenant_id="t")]
+    assert purse.asked == [CallContext(tenant_id="t", model="a@X")]
     assert await notes.rows() == []
 
 
