@@ -79,6 +79,9 @@ class ToolFragment:
     arguments: str = ""
 
 
+Finish = Literal["stop", "length", "tool_calls", "content_filter", "cut_off"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delta:
     """A piece of a streamed reply; `tool_calls` (whole, in the order the model began them), `usage` and `finish` come
@@ -90,7 +93,7 @@ class Delta:
     fragments: tuple[ToolFragment, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
     usage: TokenUsage | None = None
-    finish: Literal["stop", "length", "tool_calls", "content_filter", "cut_off"] | None = None
+    finish: Finish | None = None
     model: str = ""
 
 

@@ -2,17 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import orjson
 
 from rag.core.types import TokenUsage, ToolCall
-from rag.llm.base import Delta, ToolFragment
+from rag.llm.base import Delta, Finish, ToolFragment
 from rag.llm.reasoning import ThinkSplitter
 from rag.llm.token_usages import token_usage
 from rag.llm.tool_calls import ToolCallAssembler, signed_for
-
-Finish = Literal["stop", "length", "tool_calls", "content_filter", "cut_off"]
 
 _FINISH: Final[dict[str, Finish]] = {
     "length": "length",

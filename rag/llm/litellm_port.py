@@ -104,6 +104,8 @@ async def _complete(endpoint: Endpoint, body: dict[str, Any], *, timeout_s: floa
         # One retry loop in all, ours: without these each layer of the library has its own.
         max_retries=0,
         num_retries=0,
+        # Else a call with tools imports `litellm.proxy`, which needs another `mcp` than ours and fails.
+        _skip_mcp_handler=True,
         **body,
     )
 

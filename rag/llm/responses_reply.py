@@ -7,8 +7,8 @@ from typing import Any, Final
 import orjson
 
 from rag.core.types import TokenUsage, ToolCall
-from rag.llm.base import Delta, ToolFragment
-from rag.llm.chat_reply import Finish, ended
+from rag.llm.base import Delta, Finish, ToolFragment
+from rag.llm.chat_reply import ended
 from rag.llm.reasoning import ThinkSplitter
 from rag.llm.token_usages import token_usage
 from rag.llm.tool_calls import ToolCallAssembler, signed_for

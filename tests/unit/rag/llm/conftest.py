@@ -4,17 +4,34 @@ import pytest
 from pydantic import SecretStr
 
 from rag.core.resources import asset_path
-from rag.llm.base import ModelInfo
+from rag.llm.base import ChatModel, ModelInfo
 from rag.llm.deadlines import Deadlines
 from rag.llm.endpoint import Endpoint
 from rag.llm.minilm import MiniLmEmbedder
 from rag.llm.openai_lane import OpenAiLane
 from rag.llm.upstream import UpstreamPool
+from rag.testing.chat_model_suite import Said
+from rag.testing.scripted_chat import ABLE
 from rag.testing.upstream import FaultyUpstream
 
 SECRET = "sk-very-secret"
-INFO = ModelInfo(name="mock@OpenAI", context_tokens=8192, max_output_tokens=1024)
+INFO = ModelInfo(name="mock@OpenAI", context_tokens=8192, max_output_tokens=1024, capabilities=ABLE)
 SHORT = Deadlines(first_token_s=0.3, next_token_s=0.3, answer_s=2.0)
+
+
+class OverUpstream:
+    """`rag.testing.chat_model_suite.Steered` for an adapter: the upstream says what it is told to."""
+
+    def __init__(self, model: ChatModel, upstream: FaultyUpstream) -> None:
+        self._model = model
+        self._upstream = upstream
+
+    def model(self, said: Said) -> ChatModel:
+        self._upstream.will(said.as_plan())
+        return self._model
+
+    def left(self) -> int:
+        return self._upstream.closed_early
 
 
 @pytest.fixture(scope="session")

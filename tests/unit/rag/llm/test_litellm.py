@@ -13,9 +13,9 @@ from rag.llm import litellm_port
 from rag.llm.chat_model import LiteLLMBase
 from rag.llm.deadlines import Deadlines
 from rag.llm.endpoint import Endpoint
-from rag.testing.chat_model_suite import ChatModelSuite, a_request, said_by
+from rag.testing.chat_model_suite import TWO_CALLS, ChatModelSuite, ToolModelSuite, a_request, said_by, with_tools
 from rag.testing.upstream import FaultyUpstream, Plan
-from tests.unit.rag.llm.conftest import INFO, SECRET
+from tests.unit.rag.llm.conftest import INFO, SECRET, OverUpstream
 
 # The library's objects do not fit their own pydantic schema, and it leaves a client to the garbage collector.
 pytestmark = [
@@ -36,6 +36,19 @@ class TestContract(ChatModelSuite):
     @pytest.fixture
     def model(self, litellm_chat: LiteLLMBase) -> LiteLLMBase:
         return litellm_chat
+
+
+class TestTools(ToolModelSuite):
+    @pytest.fixture
+    def steered(self, litellm_chat: LiteLLMBase, upstream: FaultyUpstream) -> OverUpstream:
+        return OverUpstream(litellm_chat, upstream)
+
+
+@pytest.mark.parametrize("index", ["right", "missing", "same"])
+async def test_calls_however_they_are_numbered(litellm_chat: LiteLLMBase, upstream: FaultyUpstream, index: Any) -> None:
+    upstream.will(Plan(tokens=(), tool_calls=TWO_CALLS, tool_index=index, arguments_split=4))
+    last = (await said_by(litellm_chat, with_tools()))[-1]
+    assert (last.tool_calls, last.finish) == (TWO_CALLS, "tool_calls")
 
 
 def test_every_exception_of_the_library_has_a_translation() -> None:

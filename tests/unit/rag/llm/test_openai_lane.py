@@ -1,5 +1,6 @@
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import orjson
 import pytest
@@ -10,15 +11,21 @@ from rag.llm.base import ChatRequest, Delta, Sampling
 from rag.llm.endpoint import Endpoint
 from rag.llm.openai_lane import OpenAiLane
 from rag.llm.upstream import UpstreamPool
-from rag.testing.chat_model_suite import ChatModelSuite, a_request, said_by
+from rag.testing.chat_model_suite import TWO_CALLS, ChatModelSuite, ToolModelSuite, a_request, said_by, with_tools
 from rag.testing.upstream import FaultyUpstream, Plan
-from tests.unit.rag.llm.conftest import SECRET, SHORT
+from tests.unit.rag.llm.conftest import SECRET, SHORT, OverUpstream
 
 
 class TestContract(ChatModelSuite):
     @pytest.fixture
     def model(self, lane: OpenAiLane) -> OpenAiLane:
         return lane
+
+
+class TestTools(ToolModelSuite):
+    @pytest.fixture
+    def steered(self, lane: OpenAiLane, upstream: FaultyUpstream) -> OverUpstream:
+        return OverUpstream(lane, upstream)
 
 
 async def fails(lane: OpenAiLane) -> tuple[str, ModelError]:
@@ -178,6 +185,90 @@ async def test_thinking_in_the_text_is_taken_apart(lane: OpenAiLane, upstream: F
     deltas = await said_by(lane, a_request())
     assert "".join(d.text for d in deltas) == "Yes."
     assert "".join(d.reasoning for d in deltas) == "I wonder"
+
+
+@pytest.mark.parametrize("index", ["right", "missing", "same"])
+@pytest.mark.parametrize("split", [0, 1])
+async def test_calls_however_they_are_numbered(
+    lane: OpenAiLane, upstream: FaultyUpstream, index: Any, split: int
+) -> None:
+    upstream.will(Plan(tokens=(), tool_calls=TWO_CALLS, tool_index=index, arguments_split=split))
+    last = (await said_by(lane, with_tools()))[-1]
+    assert (last.tool_calls, last.finish) == (TWO_CALLS, "tool_calls")
+
+
+async def test_every_byte_of_a_call_may_come_alone(lane: OpenAiLane, upstream: FaultyUpstream) -> None:
+    upstream.will(Plan(tokens=("é",), tool_calls=TWO_CALLS, split=1))
+    deltas = await said_by(lane, with_tools())
+    assert "".join(d.text for d in deltas) == "é"
+    assert deltas[-1].tool_calls == TWO_CALLS
+
+
+async def test_calls_of_a_reply_that_was_cut_say_so(lane: OpenAiLane, upstream: FaultyUpstream) -> None:
+    upstream.will(Plan(tokens=(), tool_calls=TWO_CALLS, arguments_split=5, fault="no_finish", after=3))
+    last = (await said_by(lane, with_tools()))[-1]
+    assert last.finish == "cut_off"
+    assert "cut off" in last.tool_calls[0].problem
+
+
+async def test_a_reply_in_one_piece_may_hold_calls(lane: OpenAiLane, upstream: FaultyUpstream) -> None:
+    upstream.will(Plan(tokens=("See:",), tool_calls=TWO_CALLS, fault="whole_reply"))
+    deltas = await said_by(lane, with_tools())
+    assert ("".join(d.text for d in deltas), deltas[-1].tool_calls) == ("See:", TWO_CALLS)
+
+
+async def test_usage_sent_twice_counts_once(lane: OpenAiLane, upstream: FaultyUpstream) -> None:
+    upstream.will(Plan(usage_twice=True, cached_tokens=3, reasoning_tokens=2))
+    usage = (await said_by(lane, a_request()))[-1].usage
+    assert usage == TokenUsage(prompt_tokens=11, completion_tokens=4, cached_tokens=3, reasoning_tokens=2)
+
+
+async def test_a_line_of_ten_megabytes_does_not_hold_the_loop(lane: OpenAiLane, upstream: FaultyUpstream) -> None:
+    upstream.will(Plan(long_line_bytes=10 << 20))
+    assert "".join(d.text for d in await said_by(lane, a_request())) == "Hello, world."
+
+
+async def test_json_that_the_end_of_the_connection_cut_is_no_foreign_protocol(
+    lane: OpenAiLane, upstream: FaultyUpstream
+) -> None:
+    piece = b'data: {"choices":[{"delta":{"content":"Hi"},"finish_reason":null}]}\n\n'
+    upstream.will(Plan(raw=piece + piece[:30]))
+    deltas = await said_by(lane, a_request())
+    assert ("".join(d.text for d in deltas), deltas[-1].finish) == ("Hi", "cut_off")
+    upstream.will(Plan(raw=piece[:30]))
+    _, raised = await fails(lane)
+    assert type(raised) is ModelOverloaded
+
+
+@pytest.mark.parametrize("content_type", ["text/html", "image/png", "application/xml"])
+async def test_a_content_type_that_is_no_stream_is_told(
+    lane: OpenAiLane, upstream: FaultyUpstream, content_type: str
+) -> None:
+    upstream.will(Plan(content_type=content_type))
+    said, raised = await fails(lane)
+    assert (type(raised), said) == (ModelBadOutput, "")
+    assert content_type in str(raised)
+
+
+async def test_a_whole_reply_with_broken_json_is_told(lane: OpenAiLane, upstream: FaultyUpstream) -> None:
+    upstream.will(Plan(raw=b'{"choices": [', content_type="application/json"))
+    _, raised = await fails(lane)
+    assert type(raised) is ModelBadOutput
+    assert "broken JSON" in str(raised)
+
+
+async def test_the_same_tools_are_the_same_bytes_in_each_call(lane: OpenAiLane, upstream: FaultyUpstream) -> None:
+    for tools in (with_tools().tools, with_tools().tools[::-1]):
+        await said_by(lane, replace(with_tools(), tools=tools))
+    first, second = (orjson.dumps(seen.body["tools"]) for seen in upstream.requests)
+    assert first == second
+
+
+async def test_a_tool_that_cannot_be_one_is_refused_before_the_call(lane: OpenAiLane, upstream: FaultyUpstream) -> None:
+    broken = replace(with_tools().tools[0], parameters={"type": "object", "properties": {"q": {"type": "text"}}})
+    with pytest.raises(InvalidInput, match="find"):
+        await said_by(lane, replace(with_tools(), tools=(broken,)))
+    assert upstream.requests == []
 
 
 async def test_an_address_where_nobody_listens(lane: OpenAiLane, endpoint: Endpoint, pool: UpstreamPool) -> None:

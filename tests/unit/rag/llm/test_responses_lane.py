@@ -10,14 +10,26 @@ from rag.llm.base import Delta
 from rag.llm.endpoint import Endpoint
 from rag.llm.responses_lane import ResponsesLane
 from rag.llm.upstream import UpstreamPool
-from rag.testing.chat_model_suite import a_request, said_by
+from rag.testing.chat_model_suite import TWO_CALLS, ChatModelSuite, ToolModelSuite, a_request, said_by, with_tools
 from rag.testing.upstream import FaultyUpstream, Plan
-from tests.unit.rag.llm.conftest import INFO, SECRET, SHORT
+from tests.unit.rag.llm.conftest import INFO, SECRET, SHORT, OverUpstream
 
 
 @pytest.fixture
 def lane(endpoint: Endpoint, pool: UpstreamPool) -> ResponsesLane:
     return ResponsesLane(INFO, endpoint, pool=pool, deadlines=SHORT)
+
+
+class TestContract(ChatModelSuite):
+    @pytest.fixture
+    def model(self, lane: ResponsesLane) -> ResponsesLane:
+        return lane
+
+
+class TestTools(ToolModelSuite):
+    @pytest.fixture
+    def steered(self, lane: ResponsesLane, upstream: FaultyUpstream) -> OverUpstream:
+        return OverUpstream(lane, upstream)
 
 
 async def fails(lane: ResponsesLane) -> tuple[str, ModelError]:
@@ -48,7 +60,20 @@ async def test_text_thinking_and_usage_come_through(lane: ResponsesLane, upstrea
         "input": [{"role": "user", "content": a_request().turns[0].content}],
         "stream": True,
         "store": False,
+        "include": ["reasoning.encrypted_content"],
     }
+
+
+@pytest.mark.parametrize("index", ["right", "missing", "same"])
+async def test_calls_however_they_are_numbered(lane: ResponsesLane, upstream: FaultyUpstream, index: Any) -> None:
+    upstream.will(Plan(tokens=(), tool_calls=TWO_CALLS, tool_index=index, arguments_split=1, interleaved=True))
+    last = (await said_by(lane, with_tools()))[-1]
+    assert (last.tool_calls, last.finish) == (TWO_CALLS, "tool_calls")
+
+
+async def test_a_line_of_ten_megabytes_does_not_hold_the_loop(lane: ResponsesLane, upstream: FaultyUpstream) -> None:
+    upstream.will(Plan(long_line_bytes=10 << 20))
+    assert "".join(d.text for d in await said_by(lane, a_request())) == "Hello, world."
 
 
 @pytest.mark.parametrize(
