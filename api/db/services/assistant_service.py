@@ -7,13 +7,13 @@ from api.db.database import Database
 from api.db.services.assistant_defaults import COLUMNS, LLM, PROMPT
 from api.db.services.names import clean_label, normalise
 from api.db.services.owned import in_groups, split_duplicates
-from api.db.services.owned_chats import DELETED, chat_record, live_chats, own_chat
+from api.db.services.owned_chats import DELETED, chat_named, chat_record, live_chats, own_chat
 from api.db.services.records import BatchResult, DatasetRecord, DialogRecord, Page
 from api.db.services.row_limits import check_fits
 from api.db.services.row_pages import page_of
 from api.db.tables import Dialog, Tenant
 from rag.core.clock import Clock, now_ms
-from rag.core.errors import Conflict, InvalidInput, LimitExceeded, NotFound
+from rag.core.errors import Conflict, InvalidInput, LimitExceeded
 from rag.core.ids import new_id
 from rag.core.types import Principal
 
@@ -147,10 +147,7 @@ class AssistantService:
 
     async def by_name(self, principal: Principal, name: str) -> DialogRecord:
         """The principal's chat of that name (compared normalised), or NotFound of kind `chat`."""
-        found = await self.list(principal, Page(size=1), name=name) if name else []
-        if not found:
-            raise NotFound("chat", name)
-        return found[0]
+        return await self._db.run(lambda: chat_record(chat_named(principal, name)))
 
     async def delete(self, principal: Principal, ids: Sequence[str] | None) -> BatchResult:
         """Delete chats; None means all of the principal's. Their sessions stay stored, out of reach.

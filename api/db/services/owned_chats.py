@@ -6,6 +6,8 @@ For use inside `Database.run` and `Database.write`.
 from dataclasses import fields
 from typing import Any
 
+from api.db.lookup import Lookup
+from api.db.services.names import normalise
 from api.db.services.records import DialogRecord
 from api.db.tables import Conversation, Dialog, Message
 from rag.core.errors import NotFound
@@ -20,15 +22,43 @@ def live_chats(principal: Principal) -> Any:
     return (Dialog.tenant_id == principal.tenant_id) & (Dialog.status == LIVE)
 
 
+_OWN_CHAT = Lookup(
+    Dialog,
+    lambda tenant_id, dialog_id: Dialog.select().where(
+        (Dialog.tenant_id == tenant_id) & (Dialog.status == LIVE) & (Dialog.id == dialog_id)
+    ),
+    2,
+)
+_NAMED_CHAT = Lookup(
+    Dialog,
+    lambda tenant_id, name: Dialog.select().where(
+        (Dialog.tenant_id == tenant_id) & (Dialog.status == LIVE) & (Dialog.live_name == name)
+    ),
+    2,
+)
+
+
 def own_chat(principal: Principal, dialog_id: str) -> Dialog:
     """The principal's chat.
 
     Raises:
         NotFound: kind `chat`: there is none, it was deleted, or it is another tenant's.
     """
-    row = Dialog.get_or_none(live_chats(principal) & (Dialog.id == dialog_id))
+    row = _OWN_CHAT.first(principal.tenant_id, dialog_id)
     if row is None:
         raise NotFound("chat", dialog_id)
+    return row
+
+
+def chat_named(principal: Principal, name: str) -> Dialog:
+    """The principal's chat of that name, compared normalised.
+
+    Raises:
+        NotFound: kind `chat`, as `own_chat`.
+    """
+    row = _NAMED_CHAT.first(principal.tenant_id, normalise(name)) if name else None
+    if row is None:
+        raise NotFound("chat", name)
     return row
 
 

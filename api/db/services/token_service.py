@@ -1,9 +1,10 @@
 """API keys and share tokens: 256 and 192 random bits, kept as sha256, shown once."""
 
 import hashlib
-from typing import Literal
+from typing import Any, Literal
 
 from api.db.database import Database
+from api.db.lookup import Lookup
 from api.db.services.records import NewToken, TokenRecord
 from api.db.tables import ApiToken, User
 from rag.core.clock import Clock, now_ms
@@ -77,16 +78,27 @@ class TokenService:
 
     async def principal_of_key(self, key: str) -> Principal | None:
         """Whom an API key stands for; None if unknown, revoked, or its user is suspended."""
-        return await self._db.run(lambda: _principal(ApiToken.token_hash == secret_hash(key), "api_key"))
+        return await self._db.run(lambda: _principal(_OF_KEY.first(secret_hash(key)), "api_key"))
 
     async def principal_of_share(self, token: str) -> Principal | None:
         """Whom a share token stands for; it lives as long as its key."""
-        return await self._db.run(lambda: _principal(ApiToken.share_hash == secret_hash(token), "share_token"))
+        return await self._db.run(lambda: _principal(_OF_SHARE.first(secret_hash(token)), "share_token"))
 
 
-def _principal(condition: object, credential: Literal["api_key", "share_token"]) -> Principal | None:
-    row = ApiToken.select(ApiToken.id, ApiToken.tenant_id).where(condition, ApiToken.revoked_at.is_null()).first()
-    if row is None or not User.select(User.id).where(User.id == row.tenant_id, User.is_active).exists():
+def _lookup(column: Any) -> Lookup[ApiToken]:
+    """Of a live key whose user may come in, by a hash."""
+    live = ApiToken.select(ApiToken.id, ApiToken.tenant_id).join(User, on=(User.id == ApiToken.tenant_id))
+    return Lookup(
+        ApiToken, lambda hashed: live.where(column == hashed, ApiToken.revoked_at.is_null(), User.is_active), 1
+    )
+
+
+_OF_KEY = _lookup(ApiToken.token_hash)
+_OF_SHARE = _lookup(ApiToken.share_hash)
+
+
+def _principal(row: ApiToken | None, credential: Literal["api_key", "share_token"]) -> Principal | None:
+    if row is None:
         return None
     scope = Scope.API if credential == "api_key" else Scope.SHARE
     return Principal(tenant_id=row.tenant_id, user_id=row.tenant_id, scope=scope, credential=credential, key_id=row.id)
