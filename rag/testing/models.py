@@ -2,49 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from rag.core.errors import ModelError, NotFound
 from rag.llm.base import ChatModel, Embedder, ModelInfo, ProviderLogin
 from rag.testing.hash_embedder import HashEmbedder
 from rag.testing.scripted_chat import ScriptedChat
 
-
-class FixedModels:
-    """Serves the chats and embedders it was given; looked up by full name or by the part before `@`."""
-
-    providers: tuple[str, ...] = ()
-
-    def __init__(self, chats: Sequence[ChatModel] = (), embedders: Sequence[Embedder] = ()) -> None:
-        self._chats = list(chats) or [ScriptedChat(name="extractive@Builtin")]
-        self._embedders = list(embedders) or [HashEmbedder(name="minilm@Builtin")]
-        self.warmed = 0
-
-    def chat_infos(self) -> list[ModelInfo]:
-        return [chat.info for chat in self._chats]
-
-    def embedders(self) -> list[Embedder]:
-        return list(self._embedders)
-
-    def chat(self, name: str) -> ChatModel:
-        for chat in self._chats:
-            if name in (chat.info.name, chat.info.name.partition("@")[0]):
-                return chat
-        raise NotFound("model", name)
-
-    def embedder(self, name: str) -> Embedder:
-        for embedder in self._embedders:
-            if name in (embedder.name, embedder.name.partition("@")[0]):
-                return embedder
-        raise NotFound("model", name)
-
-    def warm(self) -> None:
-        self.warmed += 1
-
-    async def open(self) -> None:
-        """Nothing to open."""
-
-    async def close(self) -> None:
-        """Nothing to close."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +29,75 @@ class FixedModel:
     max_tokens: int = 1000
     tools: bool = False
     available: bool = False
+
+
+class FixedModels:
+    """Serves the chats, embedders and models of other roles that it was given; looked up by full name or by the part
+    before `@`. `asked` keeps with which logins: (name, logins)."""
+
+    providers: tuple[str, ...] = ()
+
+    def __init__(
+        self, chats: Sequence[ChatModel] = (), embedders: Sequence[Embedder] = (), others: Sequence[object] = ()
+    ) -> None:
+        self._chats = list(chats) or [ScriptedChat(name="extractive@Builtin")]
+        self._embedders = list(embedders) or [HashEmbedder(name="minilm@Builtin")]
+        self._others = list(others)
+        self.asked: list[tuple[str, tuple[ProviderLogin, ...]]] = []
+        self.warmed = 0
+
+    def chat_infos(self) -> list[ModelInfo]:
+        return [chat.info for chat in self._chats]
+
+    def embedders(self) -> list[Embedder]:
+        return list(self._embedders)
+
+    def listed(self, logins: Sequence[ProviderLogin] = ()) -> list[FixedModel]:
+        named = [(chat.info.name, "chat") for chat in self._chats]
+        named += [(embedder.name, "embedding") for embedder in self._embedders]
+        parts = [(*name.partition("@")[::2], kind) for name, kind in named]
+        return [FixedModel(name=name, provider=provider, kind=kind, available=True) for name, provider, kind in parts]
+
+    def chat(self, name: str, logins: Sequence[ProviderLogin] = ()) -> ChatModel:
+        return self._found(name, logins, [(chat.info.name, chat) for chat in self._chats])
+
+    def embedder(self, name: str, logins: Sequence[ProviderLogin] = ()) -> Embedder:
+        return self._found(name, logins, [(embedder.name, embedder) for embedder in self._embedders])
+
+    def reranker(self, name: str, logins: Sequence[ProviderLogin] = ()) -> Any:
+        return self._other(name, logins, "rerank")
+
+    def describer(self, name: str, logins: Sequence[ProviderLogin] = ()) -> Any:
+        return self._other(name, logins, "describe")
+
+    def transcriber(self, name: str, logins: Sequence[ProviderLogin] = ()) -> Any:
+        return self._other(name, logins, "transcribe")
+
+    def speaker(self, name: str, logins: Sequence[ProviderLogin] = ()) -> Any:
+        return self._other(name, logins, "speak")
+
+    def warm(self) -> None:
+        self.warmed += 1
+
+    async def discover(self) -> None:
+        """Nobody to ask."""
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    def _other(self, name: str, logins: Sequence[ProviderLogin], method: str) -> Any:
+        able: list[Any] = [one for one in self._others if hasattr(one, method)]
+        return self._found(name, logins, [(one.name, one) for one in able])
+
+    def _found(self, name: str, logins: Sequence[ProviderLogin], models: Sequence[tuple[str, T]]) -> T:
+        self.asked.append((name, tuple(logins)))
+        for full, model in models:
+            if name in (full, full.partition("@")[0]):
+                return model
+        raise NotFound("model", name)
 
 
 class FixedProviders:

@@ -6,6 +6,7 @@ A key is tried with a small real call before it is kept, is kept sealed, and nev
 import asyncio
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar, get_args
 
 from pydantic import SecretStr
@@ -34,10 +35,23 @@ T = TypeVar("T")
 KINDS: tuple[Kind, ...] = get_args(Kind)
 PROBE_S = 30.0
 """How long a provider has to answer the call that tries a key."""
+_PROBES_AT_ONCE = 8
 _PROBED: tuple[Kind, ...] = ("chat", "embedding", "rerank")
 _MOST_ROWS = 1000
 _LONGEST_KEY = 8192
 _MOST_TOKENS = 100_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewModel:
+    """A model that a tenant adds; `kind` is one of `KINDS`. An empty key and address mean those that are set for its
+    provider."""
+
+    name: str
+    kind: str
+    max_tokens: int = 0
+    api_key: str = field(default="", repr=False)
+    base_url: str = ""
 
 
 class ProbeFailed(InvalidInput):
@@ -72,6 +86,7 @@ class TenantModelService:
         self._logins = logins
         self._providers = providers
         self._private = private_addresses
+        self._probes = asyncio.Semaphore(_PROBES_AT_ONCE)
 
     def factories(self) -> list[Factory]:
         """All providers, the highest rank first."""
@@ -104,9 +119,8 @@ class TenantModelService:
         await self._probe(login, self._candidates(login, kind, parted(f"{model}@{name}")[0] if model else ""))
         await self._keep(principal, name, sealed=True, api_key=api_key, base_url=base_url)
 
-    async def add(self, principal: Principal, provider: str, *, own: OwnModel, api_key: str, base_url: str) -> None:
-        """Add the model `own` of `provider` once a call of it went through. An empty key and address mean those that
-        are set for the provider.
+    async def add(self, principal: Principal, provider: str, new: NewModel) -> None:
+        """Add a model of `provider` once a call of it went through.
 
         Raises:
             NotFound: no such provider.
@@ -115,21 +129,19 @@ class TenantModelService:
             ProbeFailed: the provider did not answer as it should.
         """
         name = self.factory(provider).name
-        own = dataclasses.replace(own, name=parted(f"{own.name}@{name}")[0])
-        if not own.name.strip() or len(norm(own.name)) > 255 or len(own.name) > 255 or "\x00" in own.name:
-            raise InvalidInput("A model's name must have 1 to 255 characters.", field="llm_name")
-        if own.kind not in KINDS:
-            raise InvalidInput(f"A model's type must be one of: {', '.join(KINDS)}.", field="model_type")
+        own = OwnModel(name=parted(f"{new.name}@{name}")[0], kind=_kind(new.kind), max_tokens=new.max_tokens)
+        if not own.name.strip() or max(len(own.name), len(norm(own.name))) > 255 or not own.name.isprintable():
+            raise InvalidInput("A model's name must have 1 to 255 printable characters.", field="llm_name")
         if not 0 <= own.max_tokens <= _MOST_TOKENS:
             raise InvalidInput(f"max_tokens must be 0 to {_MOST_TOKENS}.", field="max_tokens")
-        if api_key or base_url:
-            login = await self._login(principal, name, api_key=api_key, base_url=base_url)
+        if new.api_key or new.base_url:
+            login = await self._login(principal, name, api_key=new.api_key, base_url=new.base_url)
         else:
             set_before = [one for one in self._logins.logins(principal.tenant_id) if norm(one.provider) == norm(name)]
             login = set_before[0] if set_before else ProviderLogin(provider=name, api_key=SecretStr(""))
         login = dataclasses.replace(login, models=(own,))
         await self._probe(login, [(own.kind, own.name)])
-        await self._keep(principal, name, own=own, sealed=True, api_key=api_key, base_url=base_url)
+        await self._keep(principal, name, own=own, sealed=True, api_key=new.api_key, base_url=new.base_url)
 
     async def delete(self, principal: Principal, provider: str, model: str) -> None:
         """Forget a model that the tenant added; it is no error if there is none.
@@ -184,10 +196,6 @@ class TenantModelService:
         own = await self._db.run(lambda: rows_of(principal.tenant_id))
         return listed(self._providers, self._logins, principal.tenant_id, own)
 
-    async def refresh(self) -> None:
-        """See what other services of this process changed in a tenant's row."""
-        await self._logins.refresh()
-
     async def _login(self, principal: Principal, provider: str, *, api_key: str, base_url: str) -> ProviderLogin:
         if len(api_key) > _LONGEST_KEY or not api_key.isprintable():
             raise InvalidInput(f"An API key must be printable, of at most {_LONGEST_KEY} characters.", field="api_key")
@@ -236,7 +244,7 @@ class TenantModelService:
 
     async def _probe_one(self, login: ProviderLogin, kind: Kind, model: str) -> None:
         try:
-            async with asyncio.timeout(PROBE_S):
+            async with self._probes, asyncio.timeout(PROBE_S):
                 await self._providers.probe(login, kind, model)
         except TimeoutError as error:
             raise ModelTimeout(f"{model!r}: no answer within {PROBE_S:.0f} s.", model=model) from error

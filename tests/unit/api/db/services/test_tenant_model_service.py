@@ -1,11 +1,11 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from api.db.services.secret_box import SecretBox
 from api.db.services.tenant_logins import TenantLogins, parted
-from api.db.services.tenant_model_service import NothingToProbe, ProbeFailed, TenantModelService
+from api.db.services.tenant_model_service import NewModel, NothingToProbe, ProbeFailed, TenantModelService
 from api.db.tables import Tenant, TenantLlm, Usage, User
 from rag.core.errors import InvalidInput, NotFound
 from rag.core.types import Principal
@@ -117,7 +117,7 @@ async def test_providers_are_a_closed_list(tenants: Tenants, name: str) -> None:
 async def test_own_models_are_added_and_listed_with_their_provider(tenants: Tenants) -> None:
     await tenants.superuser(ANN)
     own = OwnModel(name="qwen3", kind="chat", max_tokens=4096)
-    await tenants.service.add(ANN, "Ollama", own=own, api_key="", base_url=LOCAL)
+    await tenants.service.add(ANN, "Ollama", NewModel(name="qwen3", kind="chat", max_tokens=4096, base_url=LOCAL))
     (login,) = tenants.logins.for_model("ann", "Qwen3@ollama", "chat")
     assert (login.base_url, login.guarded, login.models) == (LOCAL, False, (own,))
     (mine,) = await tenants.service.mine(ANN)
@@ -129,34 +129,34 @@ async def test_own_models_are_added_and_listed_with_their_provider(tenants: Tena
 async def test_models_at_one_provider_may_have_addresses_of_their_own(world: World) -> None:
     tenants = Tenants(world, private=True)
     for number, kind in enumerate(("chat", "embedding")):
-        own = OwnModel(name=f"m{number}", kind=kind)  # type: ignore[arg-type]
-        await tenants.service.add(ANN, "Ollama", own=own, api_key="", base_url=f"{LOCAL}{number}")
+        new = NewModel(name=f"m{number}", kind=kind, base_url=f"{LOCAL}{number}")
+        await tenants.service.add(ANN, "Ollama", new)
     assert tenants.logins.for_model("ann", "m0@Ollama", "chat")[0].base_url == f"{LOCAL}0"
     assert tenants.logins.for_model("ann", "m1@Ollama", "embedding")[0].base_url == f"{LOCAL}1"
 
 
 async def test_an_added_model_uses_the_key_of_its_provider(tenants: Tenants) -> None:
     await tenants.service.set_key(ANN, "Acme", api_key="good")
-    await tenants.service.add(ANN, "Acme", own=OwnModel(name="newest", kind="chat"), api_key="", base_url="")
+    await tenants.service.add(ANN, "Acme", NewModel(name="newest", kind="chat"))
     assert tenants.key(ANN, "newest@Acme") == "good"
     with pytest.raises(ProbeFailed):
-        await tenants.service.add(BOB, "Acme", own=OwnModel(name="newest", kind="chat"), api_key="", base_url="")
+        await tenants.service.add(BOB, "Acme", NewModel(name="newest", kind="chat"))
 
 
 @pytest.mark.parametrize(
-    "own",
+    "new",
     [
-        OwnModel(name=" ", kind="chat"),
-        OwnModel(name="n" * 256, kind="chat"),
-        OwnModel(name="ﷺ" * 100, kind="chat"),
-        OwnModel(name="a", kind="other"),  # type: ignore[arg-type]
-        OwnModel(name="a", kind="chat", max_tokens=-1),
-        OwnModel(name="a", kind="chat", max_tokens=2**40),
+        NewModel(name=" ", kind="chat"),
+        NewModel(name="n" * 256, kind="chat"),
+        NewModel(name="ﷺ" * 100, kind="chat"),
+        NewModel(name="a", kind="other"),
+        NewModel(name="a", kind="chat", max_tokens=-1),
+        NewModel(name="a", kind="chat", max_tokens=2**40),
     ],
 )
-async def test_what_no_row_can_hold_is_refused(tenants: Tenants, own: OwnModel) -> None:
+async def test_what_no_row_can_hold_is_refused(tenants: Tenants, new: NewModel) -> None:
     with pytest.raises(InvalidInput):
-        await tenants.service.add(ANN, "Acme", own=own, api_key="good", base_url="")
+        await tenants.service.add(ANN, "Acme", replace(new, api_key="good"))
     assert tenants.providers.probed == []
 
 
@@ -212,7 +212,7 @@ async def test_a_model_is_switched_off_and_on_again_for_its_tenant(tenants: Tena
 
 async def test_deleting_takes_the_own_model_or_all_of_the_provider(tenants: Tenants) -> None:
     await tenants.service.set_key(ANN, "Acme", api_key="good")
-    await tenants.service.add(ANN, "Acme", own=OwnModel(name="newest", kind="chat"), api_key="better", base_url="")
+    await tenants.service.add(ANN, "Acme", NewModel(name="newest", kind="chat", api_key="better"))
     assert tenants.key(ANN, "newest@Acme") == "better"
     await tenants.service.delete(BOB, "Acme", "newest")
     await tenants.service.delete_provider(BOB, "Acme")
