@@ -42,12 +42,19 @@ def _litellm(info: ModelInfo, endpoint: Endpoint, parts: Parts) -> ChatModel:
     return LiteLLMBase(info, endpoint, deadlines=parts.deadlines)
 
 
+def _cohere(info: ModelInfo, endpoint: Endpoint, parts: Parts) -> ChatModel:
+    from rag.llm.cohere_lane import CohereLane
+
+    return CohereLane(info, endpoint, pool=parts.pool, deadlines=parts.deadlines)
+
+
 CHAT_FACTORIES: Final[dict[str, Callable[[ModelInfo, Endpoint, Parts], ChatModel]]] = {
     "lane": _lane,
     "responses": _responses,
+    "cohere": _cohere,
     "litellm": _litellm,
 }
-"""By the transport of a provider."""
+"""By the transport of a provider's chat."""
 
 
 def info_of(model: str, provider: Provider) -> ModelInfo:
@@ -62,8 +69,10 @@ def info_of(model: str, provider: Provider) -> ModelInfo:
 
 
 def make_chat(model: str, provider: Provider, parts: Parts) -> ChatModel:
-    endpoint = _litellm_endpoint(model, provider, "chat") if _by_litellm(provider) else provider.endpoint_of(model)
-    return CHAT_FACTORIES[provider.entry.transport](info_of(model, provider), endpoint, parts)
+    transport = provider.entry.chat_transport or provider.entry.transport
+    by_litellm = transport == "litellm"
+    endpoint = _litellm_endpoint(model, provider, "chat") if by_litellm else provider.endpoint_of(model)
+    return CHAT_FACTORIES[transport](info_of(model, provider), endpoint, parts)
 
 
 def _embedder(model: str, provider: Provider, parts: Parts) -> Any:

@@ -58,6 +58,7 @@ class ProviderEntry(_Entry):
     """See the head of conf/models.yaml."""
 
     transport: Literal["lane", "responses", "litellm"]
+    chat_transport: Literal["", "cohere"] = ""
     family: str = "compatible"
     litellm_prefix: str
     litellm_embed_prefix: str = ""

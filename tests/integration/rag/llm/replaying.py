@@ -1,11 +1,12 @@
 """Replays recordings over HTTP through the model stack and compares what comes out with what was recorded."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 from pydantic import SecretStr
 
 from rag.core.errors import ModelError
@@ -14,10 +15,13 @@ from rag.llm.base import ChatModel, ChatRequest, Delta, ModelInfo
 from rag.llm.chat_model import LiteLLMBase
 from rag.llm.cohere_lane import CohereLane
 from rag.llm.deadlines import Deadlines
+from rag.llm.embedding import CompatibleEmbedding, EmbeddingWire, LiteLLMEmbedding, ProviderEmbedder
 from rag.llm.endpoint import Endpoint
 from rag.llm.openai_lane import OpenAiLane
 from rag.llm.responses_lane import ResponsesLane
+from rag.llm.speech import CompatibleTranscriber
 from rag.llm.upstream import UpstreamPool
+from rag.llm.upstream_call import UpstreamCall
 from rag.llm.upstream_lane import UpstreamLane
 from tests.integration.rag.llm.recorded_truth import Call, Told, Usage, bare, told_by
 from tests.integration.rag.llm.recording_server import RecordingServer
@@ -50,13 +54,13 @@ class Stack:
     """The adapters of the model layer over one server."""
 
     def __init__(self, pool: UpstreamPool) -> None:
-        self._pool = pool
+        self.pool = pool
 
     def model(self, exchange: Exchange, url: str) -> ChatModel | None:
         """The adapter for the exchange's form; None where there is none."""
         lane = _LANES.get(exchange.form)
         if lane is not None:
-            return lane(_info("OpenAI"), _endpoint(url, "openai", "m"), pool=self._pool, deadlines=DEADLINES)
+            return lane(_info("OpenAI"), _endpoint(url, "openai", "m"), pool=self.pool, deadlines=DEADLINES)
         make = _LITELLM.get(exchange.form)
         if make is None:
             return None
@@ -108,6 +112,10 @@ class Replay:
 
     async def _one(self, number: int) -> Part:
         recording, exchange = self._parts[number]
+        other = _OTHERS.get(exchange.form)
+        if other is not None:
+            wrong = await other(exchange, f"{self.server.url}/{number}", self._stack.pool)
+            return Part(recording=recording, number=number, wrong=wrong)
         model = self._stack.model(exchange, f"{self.server.url}/{number}")
         if model is None:
             return Part(recording=recording, number=number, wrong="no adapter")
@@ -117,6 +125,42 @@ class Replay:
         if not wrong and (len(asked) != 1 or PATHS[exchange.form] not in asked[0]):
             wrong = f"asked {asked}"
         return Part(recording=recording, number=number, wrong=wrong)
+
+
+async def _embedded(exchange: Exchange, url: str, pool: UpstreamPool) -> str:
+    """The vectors that were recorded, of unit length, and the tokens."""
+    wire: EmbeddingWire
+    if exchange.form == "embedding":
+        rows = [row["embedding"] for row in sorted(exchange.reply["data"], key=lambda row: row["index"])]
+        tokens = exchange.reply["usage"]["prompt_tokens"]
+        wire = CompatibleEmbedding(UpstreamCall("m@OpenAI", _endpoint(url, "openai", "m"), pool=pool, timeout_s=20))
+    else:
+        rows = exchange.reply["embeddings"]["float"]
+        tokens = exchange.reply["meta"]["billed_units"]["input_tokens"]
+        wire = LiteLLMEmbedding("m@Cohere", _endpoint(f"{url}/v2/embed", "cohere", "embed-v4.0"), timeout_s=20)
+    vectors = np.array(rows) / np.linalg.norm(rows, axis=1, keepdims=True)
+    came = await ProviderEmbedder("m", wire).encode(["text"] * len(rows))
+    if came.vectors.shape != vectors.shape or not np.allclose(came.vectors, vectors, atol=1e-6):
+        return f"vectors: {_short(vectors.tolist())} came as {_short(came.vectors.tolist())}"
+    return "" if came.tokens == tokens else f"tokens: {tokens} came as {came.tokens}"
+
+
+async def _transcribed(exchange: Exchange, url: str, pool: UpstreamPool) -> str:
+    call = UpstreamCall("m@Groq", _endpoint(url, "openai", "m"), pool=pool, timeout_s=20)
+    said = exchange.reply if isinstance(exchange.reply, str) else exchange.reply["text"]
+    try:
+        came = await CompatibleTranscriber(call).transcribe(b"sound", file_name="a.mp3")
+    except ModelError as error:
+        return error.message
+    return "" if came.text == said.strip() else f"text: {_short(said)} came as {_short(came.text)}"
+
+
+_OTHERS: dict[str, Callable[[Exchange, str, UpstreamPool], Awaitable[str]]] = {
+    "embedding": _embedded,
+    "cohere-embedding": _embedded,
+    "speech": _transcribed,
+}
+"""How the forms that are no chat are compared: what differs, in words."""
 
 
 async def heard(model: ChatModel) -> Told:

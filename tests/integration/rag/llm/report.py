@@ -26,10 +26,7 @@ REASONS = {
     "pydantic_ai/test_xai/test_xai_stream_events_with_reasoning.xai.yaml": PROTOBUF,
     "vercel/anthropic/skills/anthropic-skill-version-create.json": "No model's reply: a skill was stored",
     "vercel/openai/image/openai-image.json": "A picture that was drawn: no part of the stack draws",
-    "vercel/cohere/cohere-embedding.json": "Vectors, no chat reply",
-    "vercel/openai/embedding/openai-embedding.json": "Vectors, no chat reply",
-    "vercel/groq/groq-transcription-text.json": "A transcription, no chat reply",
-    "vercel/mistral/mistral-transcription.json": "A transcription, no chat reply",
+    "vercel/groq/groq-transcription-text.json": "Plain text, which Groq sends on demand; the stack asks for JSON",
     **{
         f"vercel/google/interactions/{name}": NO_INTERACTIONS
         for name in (

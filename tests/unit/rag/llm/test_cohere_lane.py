@@ -4,11 +4,13 @@ import pytest
 from pydantic import SecretStr
 
 from rag.core.errors import ModelError, ModelOverloaded, ModelRefused
+from rag.core.settings import load_settings
 from rag.core.types import TokenUsage, ToolCall, Turn
 from rag.llm.base import Capabilities, ChatRequest, ModelInfo, ReplySchema, Sampling, ToolSpec
 from rag.llm.cohere_lane import CohereLane, CohereReader
 from rag.llm.endpoint import Endpoint
 from rag.llm.providers.table import FAMILIES
+from rag.llm.registry import Registry
 from rag.llm.upstream import UpstreamPool
 from rag.testing.chat_model_suite import ChatModelSuite, a_request, said_by
 from rag.testing.upstream import FaultyUpstream, Plan
@@ -128,3 +130,10 @@ def test_a_plan_for_tools_is_reasoning() -> None:
     piece = {"type": "tool-plan-delta", "delta": {"message": {"tool_plan": "I will look."}}}
     assert CohereReader().read(piece) == ("I will look.", "")
     assert CohereReader().read_whole({"error": "no"}) is None
+
+
+def test_models_of_cohere_take_the_lane() -> None:
+    registry = Registry(load_settings(environ={"COHERE_API_KEY": "x", "COHERE_API_BASE": "https://eu.example"}))
+    model = registry.chat("command-a-03-2025@Cohere")
+    assert isinstance(model, CohereLane)
+    assert model._url == "https://eu.example/v2/chat"
