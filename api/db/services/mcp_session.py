@@ -5,7 +5,7 @@ Runs on a loop of its own (`McpServers`): what the library leaves running, and i
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ T = TypeVar("T")
 MOST_BYTES = 4 << 20
 """Of all that a server says in one conversation."""
 _CONNECT_S = 3.0
+_TAKE_BACK_S = 1.0
 _MOST_PAGES = 20
 _MOST_LISTED = 256
 
@@ -54,7 +55,7 @@ async def list_tools(server: McpServer, timeout_s: float) -> list[Listed]:
         McpFailed: it cannot be reached, or does not answer as it should.
     """
 
-    async def ask(session: ClientSession) -> list[Listed]:
+    async def ask(session: ClientSession, _: _Bounded) -> list[Listed]:
         listed: list[Listed] = []
         cursor: str | None = None
         for _ in range(_MOST_PAGES):
@@ -78,14 +79,30 @@ async def call_tool(server: McpServer, name: str, arguments: dict[str, object], 
         McpFailed: it cannot be reached, does not answer as it should, or says too much.
     """
 
-    async def ask(session: ClientSession) -> Called:
+    async def ask(session: ClientSession, wire: _Bounded) -> Called:
         # Not `session.call_tool`: that asks for the list of tools once more, to check the result against it.
         params = types.CallToolRequestParams(name=name, arguments=arguments)
         request = types.ClientRequest(types.CallToolRequest(params=params))
-        result = await session.send_request(request, types.CallToolResult)
+        try:
+            result = await session.send_request(request, types.CallToolResult)
+        except asyncio.CancelledError:
+            await _take_back(session, wire)
+            raise
         return Called(text=_text_of(result), failed=result.isError)
 
     return await _converse(server, ask, timeout_s)
+
+
+async def _take_back(session: ClientSession, wire: "_Bounded") -> None:
+    """Tell the server that nobody waits for its tool any more: a session that ends does not end what runs in it."""
+    if wire.called is None or wire.is_broken:
+        return
+    params = types.CancelledNotificationParams(requestId=wire.called, reason="nobody waits for it")
+    with suppress(TimeoutError, McpError):
+        async with asyncio.timeout(_TAKE_BACK_S):
+            await session.send_notification(types.ClientNotification(types.CancelledNotification(params=params)))
+            # Messages are sent one after the other: when this one is answered, the other has arrived.
+            await session.send_ping()
 
 
 def _text_of(result: types.CallToolResult) -> str:
@@ -109,7 +126,7 @@ def _part(content: types.ContentBlock) -> str:
             return "[binary, not shown]"
 
 
-async def _converse(server: McpServer, ask: Callable[[ClientSession], Awaitable[T]], timeout_s: float) -> T:
+async def _converse(server: McpServer, ask: "Ask[T]", timeout_s: float) -> T:
     """`ask` in a session of its own.
 
     The library waits for its timeout when a reply breaks off or is too long: the connection itself says so at once.
@@ -130,12 +147,11 @@ async def _converse(server: McpServer, ask: Callable[[ClientSession], Awaitable[
             work.exception()
 
 
-async def _asked(
-    server: McpServer, ask: Callable[[ClientSession], Awaitable[T]], broken: "asyncio.Future[str]", timeout_s: float
-) -> T:
+async def _asked(server: McpServer, ask: "Ask[T]", broken: "asyncio.Future[str]", timeout_s: float) -> T:
+    wire = _Bounded(broken)
     try:
-        async with asyncio.timeout(timeout_s), _session(server, broken, timeout_s) as session:
-            return await ask(session)
+        async with asyncio.timeout(timeout_s), _session(server, wire, timeout_s) as session:
+            return await ask(session, wire)
     except McpError as error:
         raise McpFailed(error.error.message[:500]) from error
     except TimeoutError as error:
@@ -156,7 +172,7 @@ def _reason(error: Exception) -> str:
 
 
 @asynccontextmanager
-async def _session(server: McpServer, broken: "asyncio.Future[str]", timeout_s: float) -> AsyncIterator[ClientSession]:
+async def _session(server: McpServer, wire: "_Bounded", timeout_s: float) -> AsyncIterator[ClientSession]:
     headers = {name: value.get_secret_value() for name, value in server.headers.items()}
     limits = httpx.Timeout(timeout_s, connect=_CONNECT_S)
     async with AsyncExitStack() as stack:
@@ -164,7 +180,7 @@ async def _session(server: McpServer, broken: "asyncio.Future[str]", timeout_s: 
             httpx.AsyncClient(
                 headers={"Accept-Encoding": "identity", **headers},
                 timeout=limits,
-                transport=_Bounded(broken),
+                transport=wire,
                 trust_env=False,
             )
         )
@@ -175,14 +191,23 @@ async def _session(server: McpServer, broken: "asyncio.Future[str]", timeout_s: 
 
 
 class _Bounded(httpx.AsyncBaseTransport):
-    """A transport that lets so many bytes through and no more, and tells when a reply breaks off."""
+    """A transport that lets so many bytes through and no more, and tells when a reply breaks off. `called` is the id of
+    the tool call, once it was made."""
 
     def __init__(self, broken: "asyncio.Future[str]") -> None:
         self._inner = httpx.AsyncHTTPTransport(trust_env=False)
         self._broken = broken
         self._left = MOST_BYTES
+        self.called: types.RequestId | None = None
+
+    @property
+    def is_broken(self) -> bool:
+        return self._broken.done()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        message = orjson.loads(await request.aread() or b"{}")
+        if message.get("method") == "tools/call":
+            self.called = message["id"]
         response = await self._inner.handle_async_request(request)
         if response.headers.get("content-encoding", "identity") != "identity":
             await response.aclose()
@@ -227,3 +252,6 @@ class _Counted(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+Ask = Callable[[ClientSession, _Bounded], Awaitable[T]]
