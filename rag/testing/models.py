@@ -121,7 +121,7 @@ class FixedProviders:
             for name, kind in kinds.items()
         ]
 
-    async def probe(self, login: ProviderLogin, kind: str, model: str) -> None:
+    async def probe(self, login: ProviderLogin, kind: Any, model: str) -> None:
         self.probed.append((login, kind, model))
         key = login.api_key.get_secret_value()
         if key not in self.good and not login.base_url:

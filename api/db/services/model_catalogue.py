@@ -259,6 +259,11 @@ class ModelCatalogue:
         if self._logins is not None:
             await self._logins.refresh()
 
+    async def watch(self, every_s: float) -> None:
+        """See for ever what other processes change in the tenants' rows."""
+        if self._logins is not None:
+            await self._logins.watch(every_s)
+
     def _bundle(self, context: CallContext, **parts: Any) -> LLMBundle:
         return LLMBundle(
             context=context,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr
 
 from rag.core.errors import StoreError
+from rag.core.settings import Settings
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -65,6 +66,12 @@ class SecretBox:
         except (InvalidTag, ValueError, binascii.Error) as error:
             raise StoreError("The sealed key is damaged, or belongs to somebody else. Set the key again.") from error
         return SecretStr(text.decode())
+
+
+def former_secrets(settings: Settings) -> tuple[str, ...]:
+    """The secrets of `settings` that only open."""
+    former = settings.auth.former_secret
+    return () if former is None else (former.get_secret_value(),)
 
 
 def _key_id(secret: str) -> str:

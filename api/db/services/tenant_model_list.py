@@ -6,7 +6,7 @@ from typing import Protocol, cast
 
 from peewee import fn
 
-from api.db.services.tenant_logins import TenantLogins, norm
+from api.db.services.tenant_logins import Kind, TenantLogins, norm
 from api.db.tables import TenantLlm, Usage
 from rag.llm.base import ProviderLogin
 
@@ -48,7 +48,7 @@ class Providers(Protocol):
 
     def factories(self) -> Sequence[Factory]: ...
     def listed(self, logins: Sequence[ProviderLogin] = ()) -> Sequence[Listed]: ...
-    async def probe(self, login: ProviderLogin, kind: str, model: str) -> None: ...
+    async def probe(self, login: ProviderLogin, kind: Kind, model: str) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
