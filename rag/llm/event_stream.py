@@ -12,6 +12,7 @@ class EventParser:
         self._tail: list[bytes] = []
         self._tail_bytes = 0
         self._data: list[bytes] = []
+        self._data_bytes = 0
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of every event that `chunk` completes.
@@ -23,8 +24,7 @@ class EventParser:
             # Kept apart until a line is whole: joining each time would be quadratic for a long one.
             self._tail.append(chunk)
             self._tail_bytes += len(chunk)
-            if self._tail_bytes > MAX_EVENT_BYTES:
-                raise ModelBadOutput("The model's server sent a line without an end; is the address right?")
+            self._check(self._tail_bytes)
             return []
         if self._tail:
             chunk = b"".join((*self._tail, chunk))
@@ -43,7 +43,15 @@ class EventParser:
             line = raw[:-1] if raw.endswith(b"\r") else raw
             if line.startswith(b"data:"):
                 self._data.append(line[6:] if line[5:6] == b" " else line[5:])
+                if len(self._data) > 1:
+                    self._data_bytes += len(line)
+                    self._check(self._data_bytes)
             elif not line and self._data:
                 events.append(b"\n".join(self._data) if len(self._data) > 1 else self._data[0])
-                self._data = []
+                self._data, self._data_bytes = [], 0
         return events
+
+    @staticmethod
+    def _check(size: int) -> None:
+        if size > MAX_EVENT_BYTES:
+            raise ModelBadOutput("The model's server sent an event without an end; is the address right?")

@@ -97,7 +97,6 @@ class UpstreamLane:
                 # Closing, not releasing: a reply that was left early must end at the provider too. A reply read to
                 # its end has given its connection back already.
                 response.close()
-                watch.close()
 
     def count_tokens(self, text: str) -> int:
         return estimate_tokens(text)
@@ -242,6 +241,8 @@ class UpstreamLane:
                 model=self.info.name,
                 started=watch.started,
             ) from error
+        finally:
+            watch.close()
 
 
 def _whole_ones(events: list[bytes]) -> list[bytes]:

@@ -100,7 +100,7 @@ class ChatModelSuite:
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """What a model is made to reply."""
+    """What a model is made to reply. `wait_s` passes before the first word and between words."""
 
     words: tuple[str, ...] = ()
     reasoning: tuple[str, ...] = ()
@@ -112,7 +112,7 @@ class Said:
         """The same for the failing upstream, with arguments in small pieces that take turns."""
         pieces = len(self.words) + len(self.reasoning)
         plan = Plan(tokens=self.words, reasoning=self.reasoning, tool_calls=self.calls, wait_s=self.wait_s)
-        plan = replace(plan, arguments_split=3, interleaved=True)
+        plan = replace(plan, arguments_split=3, interleaved=True, first_wait_s=self.wait_s)
         return replace(plan, fault="no_finish", after=pieces) if self.cut_off else plan
 
 
@@ -220,6 +220,14 @@ class ToolModelSuite:
 
         task = asyncio.ensure_future(listen())
         await asyncio.wait_for(first.wait(), 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await self._left_once(steered)
+
+    async def test_cancelling_before_the_first_word_reaches_the_provider_at_once(self, steered: Steered) -> None:
+        task = asyncio.ensure_future(said_by(steered.model(Said(words=("a ",), wait_s=20.0)), a_request()))
+        await asyncio.sleep(0.1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

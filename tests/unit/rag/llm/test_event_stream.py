@@ -42,6 +42,14 @@ def test_a_long_line_is_read_and_an_endless_one_refused(monkeypatch: pytest.Monk
         EventParser().feed(b"x" * 1001)
 
 
+def test_an_event_of_endless_lines_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream, "MAX_EVENT_BYTES", 1000)
+    parser = EventParser()
+    assert len(parser.feed(b"data: x\ndata: y\n\n" * 500)) == 500
+    with pytest.raises(ModelBadOutput):
+        parser.feed(b"data: x\n" * 500)
+
+
 def recordings() -> Iterator[tuple[str, list[dict[str, Any]], bytes]]:
     """Name, pieces and bytes of each recorded stream in the form of OpenAI's chat completions."""
     for path in sorted(RECORDED.glob("vercel/**/chat/*.chunks.txt")):

@@ -5,9 +5,11 @@ import orjson
 import pytest
 
 from rag.core.errors import ModelBadOutput, ModelError, ModelOverloaded, ModelRefused, ModelTimeout
+from rag.core.settings import load_settings
 from rag.core.types import TokenUsage
 from rag.llm.base import Delta
 from rag.llm.endpoint import Endpoint
+from rag.llm.registry import Registry, read_models_file
 from rag.llm.responses_lane import ResponsesLane
 from rag.llm.upstream import UpstreamPool
 from rag.testing.chat_model_suite import TWO_CALLS, ChatModelSuite, ToolModelSuite, a_request, said_by, with_tools
@@ -160,3 +162,15 @@ async def test_leaving_ends_the_request_at_the_provider(lane: ResponsesLane, ups
     await stream.aclose()  # type: ignore[attr-defined]
     await asyncio.sleep(0.2)
     assert upstream.closed_early == 1
+
+
+def test_a_provider_can_speak_responses() -> None:
+    file = read_models_file()
+    entry = file.providers["OpenAI"].model_copy(update={"transport": "responses"})
+    registry = Registry(
+        load_settings(environ={"OPENAI_API_KEY": "sk-visible"}),
+        models_file=file.model_copy(update={"providers": {"OpenAI": entry}}),
+    )
+    model = registry.chat("gpt-5@OpenAI")
+    assert isinstance(model, ResponsesLane)
+    assert "sk-visible" not in repr(vars(model))
