@@ -1,11 +1,11 @@
 """What every embedder does: inherit `EmbedderSuite` and give it an `embedder` fixture."""
 
+import asyncio
 import inspect
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pytest
 
 from rag.llm.base import Embedded, Embedder
 
@@ -70,10 +70,11 @@ class EmbedderSuite:
         query = (await encoded_query(embedder, "zebras graze in the savanna")).vectors[0]
         assert float(ends @ query) > float(plain @ query)
 
-    async def test_threads_do_not_disturb_each_other(self, embedder: Embedder) -> None:
+    async def test_calls_do_not_disturb_each_other(self, embedder: Embedder) -> None:
+        expected = (await encoded(embedder, TEXTS)).vectors
         if inspect.iscoroutinefunction(embedder.encode):
-            pytest.skip("runs on the loop")
-        expected = embedder.encode(TEXTS).vectors
-        with ThreadPoolExecutor(4) as pool:
-            for found in pool.map(lambda _: embedder.encode(TEXTS).vectors, range(8)):
-                assert np.array_equal(found, expected)
+            found = await asyncio.gather(*(encoded(embedder, TEXTS) for _ in range(8)))
+        else:
+            with ThreadPoolExecutor(4) as pool:
+                found = list(pool.map(lambda _: embedder.encode(TEXTS), range(8)))
+        assert all(np.array_equal(one.vectors, expected) for one in found)
