@@ -27,13 +27,13 @@ from api.db.services.document_reader import DocumentReader
 from api.db.services.document_service import DocumentService
 from api.db.services.knowledgebase_service import KnowledgebaseService
 from api.db.services.mcp_tools import McpServers
+from api.db.services.meters import make_meters
 from api.db.services.model_catalogue import ModelCatalogue
 from api.db.services.queue_depth import queue_depth
 from api.db.services.retrieval_service import RetrievalService
 from api.db.services.task_service import TaskService
 from api.db.services.token_service import TokenService
 from api.db.services.toolbox import Toolbox
-from api.db.services.usage_service import UsageService
 from api.db.services.user_service import UserService
 from api.watch import RowsOnServer, ServerWatch, watch_index
 from rag.blob.object_store import ObjectBlobStore
@@ -118,7 +118,8 @@ def build_services(
     """Hand backends to services. Opens nothing."""
     blobs = ObjectBlobStore.in_folder(folder.files_path)
     event_log = MemoryEventLog(clock, retention_s=settings.dialog.event_retention_s)
-    models = ModelCatalogue(settings, Registry(settings), usage=UsageService(db, clock), clock=clock)
+    meters = make_meters(settings, db, clock)
+    models = ModelCatalogue(settings, Registry(settings), usage=meters.usage, clock=clock)
     knowledgebases = KnowledgebaseService(db, clock, store, models)
     documents = DocumentService(db, clock, blobs, queue, store, settings.ingest)
     chunks = ChunkService(db, clock)
@@ -137,6 +138,7 @@ def build_services(
         queue=queue,
         event_log=event_log,
         models=models,
+        meters=meters,
         users=UserService(db, clock, settings.auth, secret=secret),
         tokens=TokenService(db, clock),
         knowledgebases=knowledgebases,
@@ -214,6 +216,7 @@ def create_app(settings: Settings, services: Services, state: WebState | None = 
     app.url_map.strict_slashes = False
     attach(app, state)
     telemetry = Telemetry(state)
+    services.meters.usage.tell(telemetry.model_calls)
     gate.install(app, settings, telemetry)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)

@@ -3,7 +3,7 @@
 from quart import Blueprint
 
 from api.apps import openai_app, page_app, system_app, user_app
-from api.apps.sdk import chat, chats_openai, chunk, completion, dataset, doc, progress, retrieval, session
+from api.apps.sdk import chat, chats_openai, chunk, completion, dataset, doc, progress, retrieval, session, stats
 
 BLUEPRINTS: tuple[Blueprint, ...] = (
     system_app.bp,
@@ -19,4 +19,5 @@ BLUEPRINTS: tuple[Blueprint, ...] = (
     completion.bp,
     chats_openai.bp,
     openai_app.bp,
+    stats.bp,
 )

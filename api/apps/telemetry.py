@@ -1,4 +1,4 @@
-"""What the web process tells Prometheus: requests by route, lag of the event loop, queue depth, memory."""
+"""What the web process tells Prometheus: requests by route, model calls, lag of the event loop, queue depth, memory."""
 
 import asyncio
 import math
@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.process_collector import ProcessCollector
 
 from api.apps.context import WebState
+from api.apps.model_metrics import ModelMetrics
 from rag.core.errors import StoreUnavailable
 
 _LAG_TICK_S = 0.05
@@ -44,6 +45,7 @@ class Telemetry:
         self._running = Gauge("parley_ingest_running", "Documents being ingested.", registry=self._registry)
         self._ready = Gauge("parley_ready", "1 when everything is loaded.", registry=self._registry)
         ProcessCollector(registry=self._registry)
+        self.model_calls = ModelMetrics(self._registry)
 
     def answered(self, *, method: str, route: str, status: int, seconds: float) -> None:
         """Count one reply. `route` is the rule, never the path: ids would be labels without end."""

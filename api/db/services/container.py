@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from api.db.services.document_service import DocumentService
     from api.db.services.knowledgebase_service import KnowledgebaseService
     from api.db.services.mcp_tools import McpServers
+    from api.db.services.meters import Meters
     from api.db.services.model_catalogue import ModelCatalogue
     from api.db.services.retrieval_service import RetrievalService
     from api.db.services.task_service import TaskService
@@ -41,6 +42,7 @@ class Services:
     queue: "JobQueue"
     event_log: "EventLog"
     models: "ModelCatalogue"
+    meters: "Meters"
     users: "UserService"
     tokens: "TokenService"
     knowledgebases: "KnowledgebaseService"

@@ -1,0 +1,66 @@
+from dataclasses import replace
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from api.apps.model_metrics import MOST_MODELS, ModelMetrics
+from api.db.services.records import ModelCall
+
+CALL = ModelCall(
+    tenant_id="t",
+    model="gpt-x@OpenAI",
+    provider="OpenAI",
+    purpose="answer",
+    prompt_tokens=100,
+    completion_tokens=20,
+    cached_tokens=40,
+    cache_write_tokens=5,
+    reasoning_tokens=7,
+    estimated=False,
+    duration_ms=3000.0,
+    first_token_ms=300.0,
+    attempts=3,
+    tool_calls=2,
+    cost_usd=0.5,
+)
+OPENAI = {"provider": "OpenAI", "model": "gpt-x"}
+OTHER = {"provider": "other", "model": "other"}
+
+
+def test_calls_are_counted_by_provider_model_and_outcome() -> None:
+    registry = CollectorRegistry()
+    metrics = ModelMetrics(registry)
+    for call in (CALL, CALL, replace(CALL, outcome="model_timeout", cost_usd=None, first_token_ms=None)):
+        metrics.ended(call)
+        metrics.settled(call)
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"parley_model_{name}", OPENAI | labels)
+
+    assert value("calls_total", outcome="ok") == 2
+    assert value("calls_total", outcome="model_timeout") == 1
+    kinds = ("in", "out", "cached", "cache_write", "reasoning")
+    assert [value("tokens_total", kind=kind) for kind in kinds] == [300, 60, 120, 15, 21]
+    assert value("cost_usd_total") == 1.0
+    assert value("unpriced_total") == 1
+    assert value("retries_total") == 6
+    assert value("tool_calls_total") == 6
+    # Failures say nothing of how long calls take.
+    assert (value("call_seconds_count"), value("call_seconds_sum")) == (2, 6.0)
+    assert (value("first_token_seconds_count"), value("first_token_seconds_sum")) == (2, 0.6)
+    assert value("first_token_seconds_bucket", le="0.25") == 0
+    assert value("first_token_seconds_bucket", le="0.5") == 2
+
+
+def test_names_of_tenants_do_not_become_labels_without_end() -> None:
+    registry = CollectorRegistry()
+    metrics = ModelMetrics(registry)
+    for number in range(MOST_MODELS + 50):
+        metrics.ended(replace(CALL, model=f"own-{number}@Mine", provider="Mine"))
+    metrics.ended(replace(CALL, model="made-up@Mine", provider="Mine", outcome="model_refused"))
+    assert registry.get_sample_value("parley_model_calls_total", OTHER | {"outcome": "ok"}) == 50
+    assert registry.get_sample_value("parley_model_calls_total", OTHER | {"outcome": "model_refused"}) == 1
+    assert generate_latest(registry).decode().count("parley_model_cost_usd_total{") == MOST_MODELS + 1
+    # One that has labels keeps them, whatever becomes of its calls.
+    metrics.ended(replace(CALL, model="own-0@Mine", provider="Mine", outcome="model_refused"))
+    labels = {"provider": "Mine", "model": "own-0", "outcome": "model_refused"}
+    assert registry.get_sample_value("parley_model_calls_total", labels) == 1
