@@ -90,7 +90,7 @@ async def run_calls(
         while waiting:
             left_s = max(0.0, began + timeout_s - loop.time())
             done, waiting = await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-            for task in done or waiting:
+            for task in [task for task in running if task in (done or waiting)]:
                 task.cancel()
                 result = _result_of(task, running[task], timeout_s)
                 taken_ms = (loop.time() - began) * 1000

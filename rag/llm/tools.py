@@ -13,7 +13,7 @@ from typing import Protocol
 
 from rag.core.events import ToolStarted
 from rag.core.types import TokenUsage, ToolCall, Turn
-from rag.llm.base import ChatRequest, Delta, ToolSpec
+from rag.llm.base import ChatRequest, Delta, Finish, ToolSpec
 from rag.llm.overflow import TurnsDropped, stream_fitting
 from rag.llm.tool_round import Share, Tool, ToolEnded, run_calls
 from rag.nlp.budget import TURN_TOKENS
@@ -58,15 +58,16 @@ class _Reply:
     reasoning: list[str] = field(default_factory=list)
     calls: tuple[ToolCall, ...] = ()
     usage: TokenUsage | None = None
-    end: Delta = field(default_factory=Delta)
+    model: str = ""
+    finish: Finish | None = None
 
     def note(self, delta: Delta) -> None:
         self.text.append(delta.text)
         self.reasoning.append(delta.reasoning)
         self.calls += delta.tool_calls
         self.usage = delta.usage or self.usage
-        if delta.finish is not None:
-            self.end = delta
+        self.model = delta.model or self.model
+        self.finish = delta.finish or self.finish
 
 
 async def run_rounds(
@@ -111,7 +112,7 @@ async def run_rounds(
         room -= sum(bundle.count_tokens(turn.content) + TURN_TOKENS for turn in added[1:])
         turns = (*turns, *added)
         gap = "\n\n" if reply.text and "".join(reply.text).strip() else ""
-    yield Delta(usage=usage, finish=reply.end.finish)
+    yield Delta(usage=usage, finish=reply.finish, model=reply.model)
 
 
 def _asked(request: ChatRequest, turns: tuple[Turn, ...], specs: tuple[ToolSpec, ...], *, first: bool) -> ChatRequest:

@@ -17,11 +17,13 @@ from rag.nlp.citation import MarkFilter
 
 @dataclass(slots=True)
 class Said:
-    """What the model has said so far. `dropped` counts turns that its provider had no room for."""
+    """What the model has said so far. `model` is the one that answered, which may be a fallback; `dropped` counts turns
+    that its provider had no room for."""
 
     parts: list[str] = field(default_factory=list)
     usage: TokenUsage | None = None
     finish: str | None = None
+    model: str = ""
     dropped: int = 0
 
     @property
@@ -83,6 +85,7 @@ async def reply_events(
             if isinstance(event, Delta):
                 said.usage = event.usage or said.usage
                 said.finish = event.finish or said.finish
+                said.model = event.model or said.model
                 if event.reasoning:
                     yield Reasoning(text=event.reasoning)
                 text = marks.feed(event.text) if marks else event.text

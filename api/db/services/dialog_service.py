@@ -58,6 +58,7 @@ _LONGEST_REFINED_CHARS = 4000
 _SEARCHED_FOR_QUOTES = 24
 _RESULTS_KEPT_FREE = 2
 """Results of tools that there is room for beside the prompt, unless they would take half of it."""
+_PICTURE = "(A picture, which you cannot see.)"
 _LONG_TEXT_CHARS = 40_000
 """Texts above this are counted and split in a thread; below, a thread costs more than it saves."""
 
@@ -224,7 +225,7 @@ class DialogService:
             answer, reference = await self._cited(call, brief, bundle, sources, said.text)
             yield Cited(answer=answer, reference=reference)
         if said.usage is not None:
-            yield Usage(model=bundle.name, usage=said.usage)
+            yield Usage(model=said.model or bundle.name, usage=said.usage)
         yield self._done(answer, reference, prompt, said)
 
     async def _kit(self, call: _Call, brief: Brief, bundle: LLMBundle) -> Kit | None:
@@ -239,6 +240,7 @@ class DialogService:
         return await self._toolbox.kit(names, turn, agentic=brief.agentic)
 
     def _bundle(self, call: _Call, brief: Brief, purpose: str = "answer") -> LLMBundle:
+        arms = self._arms(call)
         try:
             return self._models.bundle_chat(
                 brief.model,
@@ -247,6 +249,9 @@ class DialogService:
                 dialog_id=brief.dialog_id,
                 conversation_id=call.session_id or None,
                 message_id=call.message_id or None,
+                arm=arms.text,
+                fallbacks=brief.fallbacks,
+                use_fallbacks=arms.fallback,
             )
         except NotFound as error:
             raise NotFound("model", brief.model, f"Model({brief.model}) not authorized") from error
@@ -305,7 +310,8 @@ class DialogService:
         size += sum(len(hit.chunk.content) for hit in hits)
 
         def work() -> PreparedPrompt:
-            history = [_cleaned(turn) for turn in call.turns[:-1] if turn.content or turn.pictures]
+            sees = bundle.info.capabilities.vision
+            history = [_cleaned(turn, sees=sees) for turn in call.turns[:-1] if turn.content or turn.pictures]
             parts = Material(
                 system=brief.system,
                 values=brief.values,
@@ -398,9 +404,14 @@ class DialogService:
         )
 
 
-def _cleaned(turn: Turn) -> Turn:
-    """A turn of the history: marks of earlier answers would point into other sources."""
-    return replace(turn, content=citation.without_marks(turn.content)) if turn.role == "assistant" else turn
+def _cleaned(turn: Turn, *, sees: bool = True) -> Turn:
+    """A turn of the history: marks of earlier answers would point into other sources, and a model that was chosen
+    since may not see pictures; the one that is asked about is another matter."""
+    if turn.role == "assistant":
+        return replace(turn, content=citation.without_marks(turn.content))
+    if turn.pictures and not sees:
+        return replace(turn, content=f"{turn.content}\n{_PICTURE}".strip(), pictures=())
+    return turn
 
 
 async def _apart_if_long(size: int, work: Callable[[], T]) -> T:

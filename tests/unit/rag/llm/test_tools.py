@@ -130,19 +130,19 @@ async def test_the_tools_of_a_round_run_side_by_side() -> None:
 
 
 async def test_results_go_back_in_the_order_of_the_calls_and_are_told_as_they_come() -> None:
-    second = asyncio.Event()
+    early_told = asyncio.Event()
 
     async def late(_: Mapping[str, Any]) -> ToolResult:
-        await second.wait()
+        await early_told.wait()
         return ToolResult(text="late")
 
-    async def early(_: Mapping[str, Any]) -> ToolResult:
-        second.set()
-        return ToolResult(text="early")
-
     model = ScriptedReplies(calls(call("late"), call("early")), says("x"))
-    events = await rounds(model, Made("late", late), Made("early", early))
-    ended = [event.call.name for event in events if isinstance(event, ToolEnded)]
+    tools = [Made("late", late), returning("early", "early")]
+    ended = []
+    async for event in run_rounds(Upstream(model), request(), tools, LIMITS):
+        if isinstance(event, ToolEnded):
+            ended.append(event.call.name)
+            early_told.set()
     assert ended == ["early", "late"]
     assert [turn.content for turn in results(model)] == ["late", "early"]
 

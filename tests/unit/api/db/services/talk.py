@@ -13,6 +13,7 @@ from api.db.services.mcp_tools import McpServers
 from api.db.services.model_catalogue import ModelCatalogue
 from api.db.services.records import ConversationRecord, DialogRecord, MessageRecord, RetrievalRequest
 from api.db.services.toolbox import McpTools, Toolbox
+from api.db.services.usage_ledger import UsageSink
 from rag.core.clock import SystemClock
 from rag.core.errors import NotFound
 from rag.core.events import DialogEvent
@@ -102,12 +103,14 @@ class Talk:
         mcp: McpTools | None = None,
         features: Mapping[str, str] | None = None,
         retrieval: Any = None,
+        others: Sequence[ChatModel] = (),
+        usage: UsageSink | None = None,
     ):
         self.world = world
         self.chat = chat
         self.retrieval = retrieval or FixedRetrieval(hits(*contents))
         policy = RetryPolicy(attempts=1)
-        self.models = ModelCatalogue(Settings(), FixedModels([chat]), policy=policy)
+        self.models = ModelCatalogue(Settings(), FixedModels([chat, *others]), policy=policy, usage=usage)
         self.log = MemoryEventLog(SystemClock(), retention_s=600)
         settings = tools or ToolSettings()
         toolbox = Toolbox(settings, DocumentReader(world.db), mcp or McpServers(settings, SystemClock()))

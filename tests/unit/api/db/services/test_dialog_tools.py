@@ -2,16 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from orjson import dumps
+from pydantic import SecretStr
 
 from api.db.services.dialog_service import AskOptions
-from api.db.services.records import ConversationRecord, RetrievalRequest
+from api.db.services.records import ConversationRecord, ModelCall, RetrievalRequest
 from api.db.services.tool_sources import READ_SPEC, SEARCH_SPEC
-from rag.core.errors import ModelRefused, StoreUnavailable
+from api.db.tables import Dialog
+from rag.core.errors import ModelOverloaded, ModelRefused, StoreUnavailable
 from rag.core.events import (
     Cited,
     Done,
@@ -28,9 +32,15 @@ from rag.core.events import (
 )
 from rag.core.tool_settings import ToolSettings
 from rag.core.types import Hit, Picture, Principal, Reference, Retrieved, TokenUsage, Turn
-from rag.llm.base import ChatRequest, Delta, ToolFragment, ToolSpec
+from rag.llm.base import ChatRequest, Delta, ModelInfo, ToolFragment, ToolSpec
+from rag.llm.deadlines import Deadlines
+from rag.llm.endpoint import Endpoint
+from rag.llm.openai_lane import OpenAiLane
 from rag.llm.tool_round import ToolResult
+from rag.llm.upstream import UpstreamPool
+from rag.testing.scripted_chat import ABLE
 from rag.testing.scripted_replies import ScriptedReplies, call, calls, says
+from rag.testing.upstream import FaultyUpstream, Plan
 from tests.unit.api.db.services.talk import CASH, DEBT, RAIN, Talk, all_of, hits, only, spoken
 from tests.unit.api.db.services.world import ANN, World
 
@@ -358,10 +368,125 @@ async def test_caching_is_asked_for_where_the_flag_says_so(world: World, positio
     assert [request.cache_prefix for request in made.chat.requests] == [position == "on"] * 2
 
 
+async def test_pictures_of_the_history_are_named_to_a_model_that_cannot_see(world: World) -> None:
+    chat = ScriptedReplies(says("x"))
+    chat.info = replace(chat.info, capabilities=replace(chat.info.capabilities, vision=False))
+    made = Talk(world, chat, mcp=Weather())
+    picture = Picture(media_type="image/png", data=b"png")
+    turns = (
+        Turn(role="user", content="This?", pictures=(picture,)),
+        Turn(role="assistant", content="A cat."),
+        Turn(role="user", content="cash?"),
+    )
+    dialog = made.dialog(prompt={"refine_multiturn": False})
+    assert only(await all_of(made.dialogs.chat(ANN, dialog, turns, message_id="m")), Done).answer
+    asked_turn = chat.requests[0].turns[1]
+    assert (asked_turn.content, asked_turn.pictures) == ("This?\n(A picture, which you cannot see.)", ())
+
+
 async def test_reasoning_between_tools_is_shown(world: World) -> None:
     made = talk(world, [Delta(reasoning="Hm."), *calls(SEARCH)], [Delta(reasoning="Ah."), *says("x")])
     events = await all_of(asked(made))
     assert [event.text for event in events if isinstance(event, Reasoning)] == ["Hm.", "Ah."]
+
+
+# ---- over HTTP, and on other models
+
+READS = Plan(
+    tool_calls=(call("search_knowledge", '{"question": "rain?"}'),), tools_first=True, tokens=("Rain", " [ID:2].")
+)
+
+
+@asynccontextmanager
+async def over_http(upstream: FaultyUpstream) -> AsyncIterator[OpenAiLane]:
+    pool = UpstreamPool()
+    await pool.open()
+    info = ModelInfo(name="mock@OpenAI", context_tokens=8192, max_output_tokens=1024, capabilities=ABLE)
+    endpoint = Endpoint(base_url=upstream.url, api_key=SecretStr("sk-secret"), model="mock")
+    try:
+        yield OpenAiLane(info, endpoint, pool=pool, deadlines=Deadlines(first_token_s=5, next_token_s=5, answer_s=20))
+    finally:
+        await pool.close()
+
+
+async def test_over_http_a_turn_with_one_tool_costs_two_requests_and_two_rows(world: World) -> None:
+    rows: list[ModelCall] = []
+
+    class Sink:
+        async def record(self, call: ModelCall) -> None:
+            rows.append(call)
+
+    async with FaultyUpstream().serving() as upstream, over_http(upstream) as lane:
+        upstream.will(READS)
+        retrieval = ByQuestion({"cash": HELD[:1], "rain": HELD})
+        made = Talk(world, lane, mcp=Weather(), retrieval=retrieval, usage=Sink())
+        events = await all_of(asked(made, tools=["search_knowledge", "read_document"]))
+        await made.models.settle()
+    done = only(events, Done)
+    assert done.answer == "Rain [ID:2]."
+    assert done.reference.chunks[2].content == RAIN
+    first, second = [seen.body for seen in upstream.requests]
+    assert dumps(first["tools"]) == dumps(second["tools"])
+    assert dumps(second["messages"]).startswith(dumps(first["messages"])[:-1])
+    assert [message["role"] for message in second["messages"]] == ["system", "user", "assistant", "tool"]
+    assert [(row.purpose, row.tool_calls) for row in rows] == [("answer", 1), ("answer", 0)]
+
+
+async def test_over_http_the_last_request_has_no_tools(world: World) -> None:
+    async with FaultyUpstream().serving() as upstream, over_http(upstream) as lane:
+        upstream.will(*[Plan(tool_calls=(call("weather__now"),), tokens=())] * 2, Plan(tokens=("Enough",)))
+        made = Talk(world, lane, mcp=Weather(), tools=ToolSettings(rounds=3))
+        events = await all_of(asked(made, tools=["weather"]))
+    assert only(events, Done).answer == "Enough"
+    assert ["tools" in seen.body for seen in upstream.requests] == [True, True, False]
+
+
+async def test_over_http_stopping_in_a_reply_closes_the_providers_connection(world: World) -> None:
+    async with FaultyUpstream().serving() as upstream, over_http(upstream) as lane:
+        upstream.will(Plan(tool_calls=(call("weather__now"),), tokens=()), Plan(fault="hang_midway", after=1))
+        made = Talk(world, lane, mcp=Weather())
+        async with aclosing(asked(made, tools=["weather"])) as events:
+            async for event in events:
+                if isinstance(event, Token):
+                    break
+            at = time.monotonic()
+        assert time.monotonic() - at < 0.2
+        async with asyncio.timeout(2):
+            while not upstream.closed_early:
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("position", ["on", "off"])
+async def test_fallback_models_of_the_chat_answer_where_the_flag_says_so(world: World, position: str) -> None:
+    broken = ScriptedReplies([ModelOverloaded("'m': busy", status=503)], name="broken@Testing")
+    other = ScriptedReplies(calls(call("weather__now")), says("From the other."), name="other@Testing")
+    made = Talk(world, broken, others=[other], mcp=Weather(), features={"fallback": position})
+    setting = {"fallback_models": ["gone@Nowhere", "other@Testing", 5]}
+    events = await all_of(made.ask("cash?", dialog=made.dialog(llm_setting=setting, prompt={"tools": ["weather"]})))
+    if position == "on":
+        assert only(events, Done).answer == "From the other."
+        assert only(events, Usage).model == "other@Testing"
+    else:
+        assert only(events, Failed).code == "model_overloaded"
+        assert other.requests == []
+
+
+async def test_a_model_that_is_gone_fails_its_message_and_the_next_one_answers(world: World) -> None:
+    other = ScriptedReplies(says("From the other."), name="other@Testing")
+    made = talk(world, says("From the first."), others=[other])
+    chat, session = await made.session(prompt_config={"refine_multiturn": False})
+    assert only(await turn_of(made, session, "cash?"), Done).answer == "From the first."
+
+    def rename(model: str) -> None:
+        Dialog.update(llm_id=model).where(Dialog.id == chat.id).execute()
+
+    await world.db.write(lambda: rename("gone@Nowhere"))
+    assert "gone@Nowhere" in only(await turn_of(made, session, "cash?"), Failed).message
+    assert (await made.answer_row(session, 2)).status == "failed"
+    await made.assistants.update(ANN, chat.id, {"llm_id": "other@Testing"})
+    assert only(await turn_of(made, session, "cash?"), Done).answer == "From the other."
+    texts = [turn.content for turn in other.requests[0].turns if turn.role != "system"]
+    assert texts == ["cash?", "From the first.", "cash?", "cash?"]
 
 
 # ---- conversations that are too long
