@@ -42,7 +42,7 @@ class LiteLLMBase:
         await run_in(Lane.MODEL, litellm_port.load)
         watch = Watch(self._deadlines, model=self.info.name)
         try:
-            with litellm_port.translated(self.info.name, secret=self._endpoint.api_key.get_secret_value()):
+            with litellm_port.translated(self.info.name, secrets=self._endpoint.secrets):
                 source = self._deltas(body, watch) if self._streams else self._whole(body, watch)
                 async with aclosing(source) as deltas:
                     async for delta in deltas:

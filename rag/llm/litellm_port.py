@@ -8,7 +8,7 @@ import asyncio
 import os
 import threading
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ _library: Any = None
 
 _SWITCHES = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # Else the import fetches the price map, with retries.
+    "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",  # Else a call fetches a list of headers, on the event loop.
     "LITELLM_MODE": "PRODUCTION",  # Else it reads `.env` into the environment.
 }
 
@@ -64,10 +65,12 @@ def load() -> Any:
                 warnings.simplefilter("ignore")
                 import litellm  # Imported here, see the module's docstring.
                 import openai.resources  # noqa: F401  # Else imported by the first call, on the event loop.
+                from litellm.anthropic_beta_headers_manager import get_unsupported_headers
 
                 litellm.telemetry = False
                 litellm.suppress_debug_info = True
                 litellm.drop_params = True
+                get_unsupported_headers("anthropic")  # Else the first call reads a file, on the event loop.
                 asyncio.run(_rehearse(litellm))
             _library = litellm
         return _library
@@ -159,18 +162,18 @@ def translation_of(error: BaseException) -> type[ModelError] | None:
 
 
 @contextmanager
-def translated(model: str, *, secret: str = "") -> Iterator[None]:
-    """Raise LiteLLM's exceptions as ours, with status and Retry-After as facts."""
+def translated(model: str, *, secrets: Sequence[str] = ()) -> Iterator[None]:
+    """Raise LiteLLM's exceptions as ours, with status and Retry-After as facts. `secrets` show in no message."""
     try:
         yield
     except Exception as error:  # All of LiteLLM's classes; every other error goes on unchanged.
         ours = translation_of(error)
         if ours is None:
             raise
-        raise _translate(error, ours, model=model, secret=secret) from error
+        raise _translate(error, ours, model=model, secrets=secrets) from error
 
 
-def _translate(error: Any, ours: type[ModelError], *, model: str, secret: str) -> ModelError:
+def _translate(error: Any, ours: type[ModelError], *, model: str, secrets: Sequence[str]) -> ModelError:
     response = getattr(error, "response", None)
     headers = getattr(error, "litellm_response_headers", None) or getattr(response, "headers", None) or {}
     facts: dict[str, Any] = {"model": model}
@@ -180,13 +183,15 @@ def _translate(error: Any, ours: type[ModelError], *, model: str, secret: str) -
     retry_after_s = seconds(headers.get("retry-after"))
     if retry_after_s is not None:
         facts["retry_after_s"] = retry_after_s
+    if isinstance(error, _library.exceptions.ContextWindowExceededError):
+        facts["too_long"] = True
     if "insufficient_quota" in str(error):
         ours = ModelRefused
     # `litellm.RateLimitError: RateLimitError: OpenAIException - what the provider said`
     # For failures in mid-stream that is followed by a stack trace, which is nobody's business.
     told = str(getattr(error, "message", "") or error).partition("Traceback (most recent call last)")[0]
     reason = told.rpartition("Exception - ")[2].strip()[:400]
-    if secret:
+    for secret in secrets:
         reason = reason.replace(secret, "***")
     return ours(f"{model!r}: the call failed. The provider says: {reason}", **facts)
 
@@ -233,7 +238,7 @@ async def _ask(endpoint: Endpoint, function: str, *, name: str, timeout_s: float
     library = await run_in(Lane.MODEL, load)
     try:
         async with asyncio.timeout(timeout_s):
-            with translated(name, secret=endpoint.secret):
+            with translated(name, secrets=endpoint.secrets):
                 reply = await getattr(library, function)(
                     **endpoint.litellm_arguments(), timeout=timeout_s, max_retries=0, num_retries=0, **fields
                 )

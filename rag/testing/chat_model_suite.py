@@ -108,11 +108,12 @@ class Said:
     cut_off: bool = False
     wait_s: float = 0.0
 
-    def as_plan(self) -> Plan:
-        """The same for the failing upstream, with arguments in small pieces that take turns."""
+    def as_plan(self, *, interleaved: bool = True) -> Plan:
+        """The same for the failing upstream, with arguments in small pieces that take turns where the format lets
+        them."""
         pieces = len(self.words) + len(self.reasoning)
         plan = Plan(tokens=self.words, reasoning=self.reasoning, tool_calls=self.calls, wait_s=self.wait_s)
-        plan = replace(plan, arguments_split=3, interleaved=True, first_wait_s=self.wait_s)
+        plan = replace(plan, arguments_split=3, interleaved=interleaved, first_wait_s=self.wait_s)
         return replace(plan, fault="no_finish", after=pieces) if self.cut_off else plan
 
 

@@ -22,12 +22,13 @@ SHORT = Deadlines(first_token_s=0.3, next_token_s=0.3, answer_s=2.0)
 class OverUpstream:
     """`rag.testing.chat_model_suite.Steered` for an adapter: the upstream says what it is told to."""
 
-    def __init__(self, model: ChatModel, upstream: FaultyUpstream) -> None:
+    def __init__(self, model: ChatModel, upstream: FaultyUpstream, *, interleaved: bool = True) -> None:
         self._model = model
         self._upstream = upstream
+        self._interleaved = interleaved
 
     def model(self, said: Said) -> ChatModel:
-        self._upstream.will(said.as_plan())
+        self._upstream.will(said.as_plan(interleaved=self._interleaved))
         return self._model
 
     def left(self) -> int:
