@@ -55,7 +55,7 @@ async def list_tools(server: McpServer, timeout_s: float) -> list[Listed]:
         McpFailed: it cannot be reached, or does not answer as it should.
     """
 
-    async def ask(session: ClientSession, _: _Bounded) -> list[Listed]:
+    async def ask(session: ClientSession, wire: _Bounded) -> list[Listed]:
         listed: list[Listed] = []
         cursor: str | None = None
         for _ in range(_MOST_PAGES):
