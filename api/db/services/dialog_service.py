@@ -164,7 +164,7 @@ class DialogService:
 
         Args:
             turns: System turns are added to the prompt's own text.
-            model: The chat model; empty means the server's default.
+            model: The chat model; empty means the tenant's default.
         """
         options = options or AskOptions()
         spoken = tuple(turn for turn in turns if turn.role != "system")
@@ -175,7 +175,7 @@ class DialogService:
         brief = brief_of_ask(
             dataset_ids,
             replace(options, variables={**options.variables, **values}),
-            model=model or self._models.default_chat(),
+            model=model or self._models.default_chat(principal.tenant_id),
             system=self._prompts["ask"].text + slots,
         )
         call = _Call(principal=principal, turns=spoken, message_id=message_id, session_id="")
@@ -249,6 +249,7 @@ class DialogService:
                 dialog_id=brief.dialog_id,
                 conversation_id=call.session_id or None,
                 message_id=call.message_id or None,
+                key_id=call.principal.key_id,
                 arm=arms.text,
                 fallbacks=brief.fallbacks,
                 use_fallbacks=arms.fallback,
