@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_TIMEOUT_S: Final = 5.0
+TIMEOUT_S: Final = 5.0
 _MAX_BYTES: Final = 4 << 20
 _MOST_MODELS: Final = 1000
 _LONGEST_NAME: Final = 200
@@ -33,9 +33,12 @@ _NAMES: Final[tuple[tuple[Kind, tuple[str, ...]], ...]] = (
 class Discovery:
     """The models of servers by their provider's name, as they were last told."""
 
-    def __init__(self, pool: UpstreamPool, *, every_s: float, clock: Clock | None = None) -> None:
+    def __init__(
+        self, pool: UpstreamPool, *, every_s: float, timeout_s: float = TIMEOUT_S, clock: Clock | None = None
+    ) -> None:
         self._pool = pool
         self._every_s = every_s
+        self._timeout_s = timeout_s
         self._clock = clock or SystemClock()
         self._found: dict[str, tuple[str, ...]] = {}
         self._asked_at: float | None = None
@@ -58,7 +61,7 @@ class Discovery:
 
     async def _ask(self, provider: Provider) -> None:
         try:
-            self._found[provider.name] = await models_at(provider, self._pool)
+            self._found[provider.name] = await models_at(provider, self._pool, timeout_s=self._timeout_s)
         except ModelError as error:
             log.warning("models not discovered", provider=provider.name, reason=error.message)
 
@@ -69,7 +72,7 @@ def asks(provider: Provider) -> bool:
     return bool(provider.entry.discover) or (provider.name == "OpenAI" and provider.open_names)
 
 
-async def models_at(provider: Provider, pool: UpstreamPool) -> tuple[str, ...]:
+async def models_at(provider: Provider, pool: UpstreamPool, *, timeout_s: float = TIMEOUT_S) -> tuple[str, ...]:
     """Names of the models that the server of `provider` has now.
 
     Raises:
@@ -79,7 +82,7 @@ async def models_at(provider: Provider, pool: UpstreamPool) -> tuple[str, ...]:
     from rag.llm.upstream_call import UpstreamCall
 
     await pool.open()
-    call = UpstreamCall(provider.name, provider.endpoint, pool=pool, timeout_s=_TIMEOUT_S)
+    call = UpstreamCall(provider.name, provider.endpoint, pool=pool, timeout_s=timeout_s)
     if provider.entry.discover == "ollama":
         parts = urlsplit(provider.endpoint.base_url)
         url = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/").removesuffix("/v1") + "/api/tags", "", ""))
