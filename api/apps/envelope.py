@@ -11,9 +11,11 @@ from typing import Any
 import orjson
 from quart import Response
 
+from api.apps.openai_wire import failure
 from api.db.services.records import BatchResult
 from api.errors import BAD_ARGUMENT, DATA_ERROR, EXCEPTION
 from rag.core.clock import from_ms
+from rag.core.errors import BudgetSpent
 
 _ABSENT: Any = object()
 
@@ -106,6 +108,6 @@ def times(create_time: int, update_time: int) -> dict[str, Any]:
 
 def openai_error(message: str, status: int, *, code: str | None = None, param: str | None = None) -> Response:
     """An error body as OpenAI's clients expect it, with the HTTP status they branch on."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    error = {"message": message, "type": kind, "param": param, "code": code}
-    return json_response({"error": error}, status)
+    # OpenAI's client would try again twice otherwise, though the budget is spent until tomorrow.
+    headers = {"x-should-retry": "false"} if code == BudgetSpent.code else None
+    return json_response(failure(message, status, code=code, param=param), status, headers)

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Final
 
-from api.apps.openai_wire import Completion, FinishReason, error_body
+from api.apps.openai_wire import Completion, FinishReason, failure
 from api.apps.sse import OPENAI_END, dumps, openai_frame
 from api.errors import DEFAULTS
 from rag.core.errors import RagError
@@ -142,8 +142,7 @@ class ChunkFrames:
 
 def error_frame(error: AnswerBroke) -> bytes:
     """What a stream that has begun ends with when its answer breaks."""
-    kind = "invalid_request_error" if error.status < 500 else "server_error"
-    return openai_frame(error_body(error.message, kind=kind, code=error.error_code)) + OPENAI_END
+    return openai_frame(failure(error.message, error.status, code=error.error_code)) + OPENAI_END
 
 
 async def begin_chunks(

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
+from rag.core.errors import BudgetSpent
 from rag.core.types import CitedChunk, Reference, TokenUsage
 
 FinishReason = Literal["stop", "length"]
+NO_QUOTA: Final = "insufficient_quota"
 
 _MARK: Final = re.compile(r"\[ID:(\d+)\]")
 _INSERTED: Final = re.compile(r" ?\[ID:\d+\]")
@@ -16,6 +18,13 @@ _INSERTED: Final = re.compile(r" ?\[ID:\d+\]")
 def error_body(message: str, *, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
     """OpenAI's error body."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def failure(message: str, status: int, *, code: str | None = None, param: str | None = None) -> dict[str, Any]:
+    """The error body of a reply with `status`. A spent budget is what OpenAI calls `insufficient_quota`."""
+    if code == BudgetSpent.code:
+        return error_body(message, kind=NO_QUOTA, code=NO_QUOTA, param=param)
+    return error_body(message, kind="invalid_request_error" if status < 500 else "server_error", code=code, param=param)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
