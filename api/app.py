@@ -119,7 +119,7 @@ def build_services(
     blobs = ObjectBlobStore.in_folder(folder.files_path)
     event_log = MemoryEventLog(clock, retention_s=settings.dialog.event_retention_s)
     meters = make_meters(settings, db, clock)
-    models = ModelCatalogue(settings, Registry(settings), usage=meters.usage, clock=clock)
+    models = ModelCatalogue(settings, Registry(settings), usage=meters.usage, clock=clock, budget=meters.budget)
     knowledgebases = KnowledgebaseService(db, clock, store, models)
     documents = DocumentService(db, clock, blobs, queue, store, settings.ingest)
     chunks = ChunkService(db, clock)
