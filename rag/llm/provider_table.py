@@ -202,6 +202,8 @@ def _endpoint_of_login(provider: Provider, login: ProviderLogin) -> Endpoint:
     if missing or (entry.transport == "litellm" and not entry.needs and not parts.get("api_key")):
         # Else LiteLLM would take the server's own from the environment.
         raise InvalidInput(f"{login.provider!r} needs {', '.join(missing) or 'a key'}.", field="api_key")
+    if not base_url and not provider.endpoint.base_url and entry.transport == "lane":
+        raise InvalidInput(f"{login.provider!r} needs the address of a server.", field="base_url")
     return Endpoint(
         base_url=_base(entry, base_url) if base_url else provider.endpoint.base_url,
         api_key=SecretStr(parts.get("api_key", "")),
