@@ -27,6 +27,7 @@ class Material:
     """What the prompt is made of. `question` is the one that was searched for, the last of `turns` the one asked.
 
     `reserved` tokens are kept free for tools and what they find; `searches` says that the model can search by itself.
+    `summary` tells what was said before `turns`, if anything was.
     """
 
     system: str
@@ -39,6 +40,7 @@ class Material:
     sampling: Sampling
     reserved: int = 0
     searches: bool = False
+    summary: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +98,8 @@ def _system(material: Material, prompts: Prompts, knowledge: str) -> str:
     filled = fill(text, {**material.values, KNOWLEDGE: knowledge})
     if material.quote and has_sources:
         filled = f"{filled}\n\n{prompts['citation'].text}"
+    if material.summary:
+        filled = f"{filled}\n\n### The conversation before\n{material.summary}"
     return filled.strip()
 
 

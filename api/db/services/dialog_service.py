@@ -5,15 +5,17 @@ prompt together, answer, cite. Nothing is kept between calls; who asks and for w
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
 from api.db.services.dialog_brief import AskOptions, Brief, brief_of_ask, brief_of_dialog
+from api.db.services.dialog_citing import with_marks
+from api.db.services.dialog_history import can_be_refined, cleaned, recent_from, refined, summed_up
 from api.db.services.dialog_prompt import Material, PreparedPrompt, prepare
 from api.db.services.dialog_reply import Said, reply_events
 from api.db.services.llm_service import LLMBundle
@@ -25,7 +27,7 @@ from api.db.services.toolbox import Kit, Toolbox
 from api.db.services.toolbox import Turn as ToolTurn
 from rag.core.blocking import Lane, run_in
 from rag.core.clock import Clock
-from rag.core.errors import InvalidInput, ModelBadOutput, ModelError, NotFound, RagError
+from rag.core.errors import InvalidInput, ModelBadOutput, NotFound, RagError
 from rag.core.events import (
     Cited,
     DialogEvent,
@@ -43,7 +45,6 @@ from rag.llm.base import ChatRequest, Grounding, Sampling
 from rag.llm.question import search_text
 from rag.llm.quotable import worth_reading
 from rag.nlp import citation
-from rag.prompts.generator import full_question
 from rag.prompts.loader import Prompts
 
 __all__ = ["AskOptions", "DialogService", "Sampling"]
@@ -52,13 +53,9 @@ T = TypeVar("T")
 
 log = structlog.get_logger()
 
-_REFINED_USER_TURNS = 3
-_REFINE_S = 15.0
-_LONGEST_REFINED_CHARS = 4000
 _SEARCHED_FOR_QUOTES = 24
 _RESULTS_KEPT_FREE = 2
 """Results of tools that there is room for beside the prompt, unless they would take half of it."""
-_PICTURE = "(A picture, which you cannot see.)"
 _LONG_TEXT_CHARS = 40_000
 """Texts above this are counted and split in a thread; below, a thread costs more than it saves."""
 
@@ -85,11 +82,14 @@ class _Call:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Material:
-    """What a prompt is made of besides the conversation: the question that was searched for, and what was found."""
+    """What a prompt is made of: the question that was searched for, what was found, the turns before the question, and
+    a summary of what was said before those."""
 
     question: str
     found: Retrieved
     kit: Kit | None
+    recent: tuple[Turn, ...]
+    summary: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,14 +199,15 @@ class DialogService:
         """The pipeline. A step of its own is a method; only events are made here."""
         bundle = self._bundle(call, brief)
         kit = await self._kit(call, brief, bundle)
-        found = Retrieved(hits=(), total=0)
         question = call.question
         searched = bool(brief.dataset_ids) and not (kit is not None and kit.agentic)
         if searched:
             question = await self._refined(call, brief, bundle)
             yield RetrievalStarted(question=question)
-            found = await self._found(call.principal, brief, bundle, question)
-        prompt = await self._prepared(call, brief, bundle, _Material(question=question, found=found, kit=kit))
+        searching = self._found(call.principal, brief, bundle, question) if searched else _nothing()
+        found, recent, summary = await self._beside(searching, call, brief, bundle)
+        material = _Material(question=question, found=found, kit=kit, recent=recent, summary=summary)
+        prompt = await self._prepared(call, brief, bundle, material)
         if searched:
             yield RetrievalFinished(reference=prompt.reference, timings_ms=found.timings_ms)
         if searched and not found.hits and brief.empty_response:
@@ -259,18 +260,30 @@ class DialogService:
 
     async def _refined(self, call: _Call, brief: Brief, bundle: LLMBundle) -> str:
         """The question to search for: complete in itself where a model can make it so, else as asked."""
-        asked = call.question
-        user_turns = [index for index, turn in enumerate(call.turns) if turn.role == "user"]
-        if not brief.refine or bundle.info.local or len(user_turns) < 2 or not asked.strip():
-            return asked
-        recent = call.turns[user_turns[-_REFINED_USER_TURNS:][0] :]
-        cleaned = [_cleaned(replace(turn, content=turn.content[:_LONGEST_REFINED_CHARS])) for turn in recent]
+        if not brief.refine or bundle.info.local or not can_be_refined(call.turns):
+            return call.question
+        model = self._bundle(call, brief, "refine")
+        return await refined(model, self._prompts, call.turns, message_id=call.message_id)
+
+    async def _beside(
+        self, searching: Coroutine[Any, Any, Retrieved], call: _Call, brief: Brief, bundle: LLMBundle
+    ) -> tuple[Retrieved, tuple[Turn, ...], str]:
+        """What `searching` finds, the turns to keep as they are, and a summary of those before, made meanwhile."""
+        history = call.turns[:-1]
+        start = recent_from(history)
+        wanted = start > 0 and call.session_id and not bundle.info.local and self._arms(call).summaries
+        if not wanted:
+            return await searching, history, ""
+        model = self._bundle(call, brief, "summary")
+        summing = asyncio.create_task(
+            summed_up(model, self._prompts, history[:start], message_id=call.message_id), name="sum-up-history"
+        )
         try:
-            async with asyncio.timeout(_REFINE_S):
-                return await full_question(self._bundle(call, brief, "refine"), self._prompts, cleaned)
-        except (ModelError, TimeoutError) as error:
-            log.warning("refine_failed", message=call.message_id, error=type(error).__name__)
-            return asked
+            found = await searching
+            summary = await summing
+        finally:
+            summing.cancel()
+        return (found, history[start:], summary) if summary else (found, history, "")
 
     async def _found(self, principal: Principal, brief: Brief, bundle: LLMBundle, question: str) -> Retrieved:
         """The passages to answer from. The built-in model reads fast: for it more are searched, and the best kept."""
@@ -312,7 +325,7 @@ class DialogService:
 
         def work() -> PreparedPrompt:
             sees = bundle.info.capabilities.vision
-            history = [_cleaned(turn, sees=sees) for turn in call.turns[:-1] if turn.content or turn.pictures]
+            history = [cleaned(turn, sees=sees) for turn in material.recent if turn.content or turn.pictures]
             parts = Material(
                 system=brief.system,
                 values=brief.values,
@@ -324,6 +337,7 @@ class DialogService:
                 sampling=brief.sampling,
                 reserved=0 if kit is None else kit.tokens + _RESULTS_KEPT_FREE * kit.limits.result_tokens,
                 searches=kit is not None and kit.searches,
+                summary=material.summary,
             )
             return prepare(parts, prompts=self._prompts, info=bundle.info, count=bundle.count_tokens)
 
@@ -369,28 +383,9 @@ class DialogService:
         answer = await _apart_if_long(len(text), lambda: citation.repair_marks(text, len(chunks)))
         is_own_quote = bundle.info.local
         if not citation.cited_indices(answer) and not is_own_quote and answer.strip() != brief.empty_response:
-            answer = await self._with_marks(call.principal, [chunk.content for chunk in chunks], answer)
+            embedder = self._models.bundle_embed(tenant_id=call.principal.tenant_id, purpose="cite")
+            answer = await with_marks(embedder, [chunk.content for chunk in chunks], answer)
         return answer, await _apart_if_long(len(answer), lambda: citation.with_counts(sources, answer))
-
-    async def _with_marks(self, principal: Principal, passages: Sequence[str], answer: str) -> str:
-        """Put marks where sources support the answer; without the embedding model the answer stays as it is."""
-        claims = await run_in(Lane.TEXT, citation.citable_sentences, answer[:_LONG_TEXT_CHARS])
-        if not claims:
-            return answer
-        texts = [claim.text for claim in claims]
-        overlap = await run_in(Lane.TEXT, citation.word_overlap, texts, passages)
-        likely = [index for index in range(len(texts)) if overlap[index].max() > 0]
-        if not likely:
-            return answer
-        claims = [claims[index] for index in likely]
-        bundle = self._models.bundle_embed(tenant_id=principal.tenant_id, purpose="cite")
-        try:
-            vectors = (await bundle.encode([*(claim.text for claim in claims), *passages])).vectors
-        except ModelError as error:
-            log.warning("citing_failed", code=error.code)
-            return answer
-        cosines = vectors[: len(claims)] @ vectors[len(claims) :].T
-        return citation.insert_marks(answer, claims, citation.support(cosines, overlap[likely]))
 
     def _done(self, answer: str, reference: Reference, prompt: PreparedPrompt, said: Said | None = None) -> Done:
         dropped = prompt.dropped + (said.dropped if said is not None else 0)
@@ -405,14 +400,8 @@ class DialogService:
         )
 
 
-def _cleaned(turn: Turn, *, sees: bool = True) -> Turn:
-    """A turn of the history: marks of earlier answers would point into other sources, and a model that was chosen
-    since may not see pictures; the one that is asked about is another matter."""
-    if turn.role == "assistant":
-        return replace(turn, content=citation.without_marks(turn.content))
-    if turn.pictures and not sees:
-        return replace(turn, content=f"{turn.content}\n{_PICTURE}".strip(), pictures=())
-    return turn
+async def _nothing() -> Retrieved:
+    return Retrieved(hits=(), total=0)
 
 
 async def _apart_if_long(size: int, work: Callable[[], T]) -> T:
