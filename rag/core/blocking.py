@@ -32,8 +32,8 @@ class Lane(Enum):
     FILES = ("files", 4, 32)
     MODEL = ("model", 4, 4)
     """Models in this process: they compute."""
-    REMOTE = ("remote-model", 32, 128)
-    """Models elsewhere whose library is synchronous: they wait."""
+    REMOTE = ("remote-model", 8, 256)
+    """Models elsewhere whose library is synchronous: they wait, some of them for ever."""
     PARSE = ("parse", 8, 8)
     TEXT = ("text", 2, 2)
 

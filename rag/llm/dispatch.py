@@ -8,6 +8,7 @@ import asyncio
 import functools
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -35,6 +36,7 @@ async def call(model: object, method: str, *arguments: Any, deadlines: Deadlines
 
     Raises:
         ModelTimeout: a synchronous method took longer than `deadlines.answer_s`; its thread is left to itself.
+        ModelOverloaded: no thread can be had for a synchronous model.
     """
     function = getattr(model, method)
     if kind_of(model, method) != "plain":
@@ -42,7 +44,7 @@ async def call(model: object, method: str, *arguments: Any, deadlines: Deadlines
     work = functools.partial(function, *arguments, **named)
     try:
         async with asyncio.timeout(deadlines.answer_s) as limit:
-            result = await run_in(lane_of(model), work)
+            result = await _in_thread(model, work)
     except TimeoutError as error:
         if not limit.expired():
             raise
@@ -95,6 +97,26 @@ def _read_off(function: Any) -> Kind:
     return "coroutine" if inspect.iscoroutinefunction(function) else "plain"
 
 
+async def _in_thread(model: object, work: Callable[[], Any]) -> Any:
+    if lane_of(model) is Lane.MODEL:
+        return await run_in(Lane.MODEL, work)
+    # A thread of its own: one that never comes back is lost to nobody else.
+    with _overloaded(model):
+        async with aclosing(iterate(lambda: iter((work(),)), lane=Lane.REMOTE)) as results:
+            return await anext(results)
+
+
+@contextmanager
+def _overloaded(model: object) -> Iterator[None]:
+    """Says of threads that ran out what is said of busy models."""
+    try:
+        yield
+    except LimitExceeded as error:
+        if "lane" not in error.facts:
+            raise
+        raise ModelOverloaded(error.message, model=name_of(model)) from error
+
+
 async def _awaited(open_stream: Callable[[], Any]) -> AsyncGenerator[Any, None]:
     source = await open_stream()
     try:
@@ -120,18 +142,17 @@ async def _threaded(model: object, open_stream: Callable[[], Any], deadlines: De
     items = iterate(make, lane=lane_of(model))
     source: AsyncIterator[Any] | None = None
     try:
-        while True:
-            try:
-                item = await (watch.next(items) if source is None else anext(source))
-            except StopAsyncIteration:
-                break
-            if isinstance(item, _Asynchronous):
-                source = aiter(item.source)
-                continue
-            watch.started = True
-            yield item
-    except LimitExceeded as error:
-        raise ModelOverloaded(error.message, model=name_of(model)) from error
+        with _overloaded(model):
+            while True:
+                try:
+                    item = await (watch.next(items) if source is None else anext(source))
+                except StopAsyncIteration:
+                    break
+                if isinstance(item, _Asynchronous):
+                    source = aiter(item.source)
+                    continue
+                watch.started = True
+                yield item
     finally:
         watch.close()
         await _close(source)

@@ -1,8 +1,11 @@
 """Bundles of asynchronous and of synchronous models, and of some that look like neither, pass one contract."""
 
+import asyncio
 import functools
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,13 +13,16 @@ import pytest
 from api.db.services.llm_service import LLMBundle
 from api.db.services.records import ModelCall
 from api.db.services.usage_ledger import CallContext, UsageLedger
+from rag.core import blocking
+from rag.core.blocking import Lane
 from rag.core.clock import SystemClock
 from rag.core.errors import ModelOverloaded, ModelTimeout
 from rag.core.stream_threads import StreamThreads
 from rag.llm import dispatch
-from rag.llm.base import ChatRequest, Delta
+from rag.llm.base import Capabilities, ChatRequest, Delta, Embedded, ReplySchema
 from rag.llm.deadlines import Deadlines
 from rag.llm.retry import RetryPolicy
+from rag.llm.structured import ask_json
 from rag.testing.bundle_suite import BundleSuite, Models, asking
 from rag.testing.role_models import AsyncModels, Script, SyncModels
 
@@ -209,3 +215,41 @@ async def test_no_thread_left_for_a_synchronous_model_is_an_overload(monkeypatch
         await bundle.chat(asking())
     bundle = bundled(SyncModels("model@Testing"), fallbacks=[spare])
     assert (await bundle.chat(asking()))[0] == "The answer is 42."
+
+
+async def test_calls_that_never_come_back_leave_room_for_others() -> None:
+    """Sixty threads are lost to a model that hangs; the next call does not wait for them."""
+    release = threading.Event()
+
+    class Hanging(SyncModels):
+        def encode(self, texts: Sequence[str]) -> Embedded:
+            release.wait(10)
+            return super().encode(texts)
+
+    bundle = bundled(Hanging("model@Testing"), deadlines=Deadlines(answer_s=0.2))
+    calls = [bundle.encode([str(number)]) for number in range(60)]
+    errors = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(error) for error in errors} == {ModelTimeout}
+    assert (await bundled(SyncModels("model@Testing")).encode(["a"])).tokens == 11
+    assert blocking.stream_threads(Lane.REMOTE).abandoned >= 180  # Three attempts each.
+    release.set()
+    async with asyncio.timeout(5):
+        while blocking.stream_threads(Lane.REMOTE).abandoned:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_model_in_this_process_computes_in_its_own_few_threads() -> None:
+    models = SyncModels("model@Testing")
+    models.info = replace(models.info, local=True)
+    assert dispatch.lane_of(models) is Lane.MODEL
+    assert dispatch.lane_of(SyncModels("model@Testing")) is Lane.REMOTE
+    assert (await bundled(models).encode(["a"])).tokens == 11
+    assert (await bundled(models).chat(asking()))[0] == "The answer is 42."
+
+
+@pytest.mark.parametrize("native", [False, True])
+async def test_json_is_asked_of_a_bundle(native: bool) -> None:
+    said = [Delta(text='{"age": '), Delta(text="7}"), Delta(finish="stop")]
+    models = AsyncModels("model@Testing", Script(deltas=said), capabilities=Capabilities(json_schema=native))
+    schema = ReplySchema(name="age", schema={"type": "object", "required": ["age"]})
+    assert await ask_json(bundled(models), asking(), schema) == {"age": 7}
