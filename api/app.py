@@ -31,7 +31,10 @@ from api.db.services.meters import make_meters
 from api.db.services.model_catalogue import ModelCatalogue
 from api.db.services.queue_depth import queue_depth
 from api.db.services.retrieval_service import RetrievalService
+from api.db.services.secret_box import SecretBox, former_secrets
 from api.db.services.task_service import TaskService
+from api.db.services.tenant_logins import TenantLogins
+from api.db.services.tenant_model_service import TenantModelService
 from api.db.services.token_service import TokenService
 from api.db.services.toolbox import Toolbox
 from api.db.services.user_service import UserService
@@ -83,6 +86,8 @@ async def opened_services(
         await services.models.open()
         stack.push_async_callback(services.models.close)
         await _open_backends(services, folder, stack, patient=patient)
+        watching = asyncio.create_task(services.models.watch(settings.models.tenants_refresh_s))
+        stack.callback(watching.cancel)
         stack.push_async_callback(services.conversations.close, settings.server.shutdown_s)
         yield services
 
@@ -119,7 +124,11 @@ def build_services(
     blobs = ObjectBlobStore.in_folder(folder.files_path)
     event_log = MemoryEventLog(clock, retention_s=settings.dialog.event_retention_s)
     meters = make_meters(settings, db, clock)
-    models = ModelCatalogue(settings, Registry(settings), usage=meters.usage, clock=clock, budget=meters.budget)
+    registry = Registry(settings)
+    box = SecretBox(secret, *former_secrets(settings))
+    private = settings.models.private_addresses
+    logins = TenantLogins(db, box, private=private)
+    models = ModelCatalogue(settings, registry, usage=meters.usage, clock=clock, logins=logins, budget=meters.budget)
     knowledgebases = KnowledgebaseService(db, clock, store, models)
     documents = DocumentService(db, clock, blobs, queue, store, settings.ingest)
     chunks = ChunkService(db, clock)
@@ -139,6 +148,7 @@ def build_services(
         event_log=event_log,
         models=models,
         meters=meters,
+        tenant_models=TenantModelService(db, clock, box, logins=logins, providers=registry, private_addresses=private),
         users=UserService(db, clock, settings.auth, secret=secret),
         tokens=TokenService(db, clock),
         knowledgebases=knowledgebases,
@@ -155,6 +165,7 @@ def build_services(
 
 async def _prepare_rows(services: Services, folder: DataFolder) -> None:
     """What a fresh folder needs, and what a dead process left behind."""
+    await services.models.refresh()
     owner = await services.users.ensure_local_user()
     if not await services.tokens.list(owner):
         key = (await services.tokens.create(owner, FIRST_KEY_NAME)).key
@@ -196,8 +207,9 @@ def _import_late_modules() -> None:
     import argon2
     import itsdangerous
     import jsonschema
+    from cryptography.hazmat.primitives.ciphers import aead
 
-    log.debug("imported", modules=[argon2.__name__, itsdangerous.__name__, jsonschema.__name__])
+    log.debug("imported", modules=[argon2.__name__, itsdangerous.__name__, jsonschema.__name__, aead.__name__])
 
 
 def create_app(settings: Settings, services: Services, state: WebState | None = None) -> Quart:

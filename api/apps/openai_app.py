@@ -88,7 +88,7 @@ async def chat_completions(principal: Principal) -> Response:
     """Answer a conversation; citations are annotations of type `url_citation`."""
     body = await read(ChatBody)
     body.refuse_what_we_cannot()
-    if body.chat_model and not services().models.exists(body.chat_model, "chat"):
+    if body.chat_model and not services().models.exists(body.chat_model, "chat", principal.tenant_id):
         raise InvalidInput(f"There is no chat model {body.chat_model!r}.", param="chat_model")
     try:
         source = await answering(principal, body.model)

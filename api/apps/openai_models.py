@@ -17,7 +17,7 @@ async def list_models(principal: Principal) -> list[dict[str, Any]]:
     """All models of the principal: chats, then datasets, then embedding models."""
     found = [_model(CHAT + chat.name, chat.create_time) async for chat in _chats(principal)]
     found += [_model(DATASET + each.name, each.create_time) async for each in _datasets(principal)]
-    return found + [_model(name, 0) for name in services().models.embedding_models()]
+    return found + [_model(name, 0) for name in services().models.embedding_models(principal.tenant_id)]
 
 
 async def find_model(principal: Principal, name: str) -> dict[str, Any]:
@@ -26,7 +26,7 @@ async def find_model(principal: Principal, name: str) -> dict[str, Any]:
     Raises:
         NotFound: no such model.
     """
-    if name in services().models.embedding_models():
+    if name in services().models.embedding_models(principal.tenant_id):
         return _model(name, 0)
     return _model(name, (await answering(principal, name)).create_time)
 

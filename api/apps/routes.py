@@ -2,13 +2,14 @@
 
 from quart import Blueprint
 
-from api.apps import openai_app, page_app, system_app, user_app
+from api.apps import llm_app, openai_app, page_app, system_app, user_app
 from api.apps.sdk import chat, chats_openai, chunk, completion, dataset, doc, progress, retrieval, session, stats
 
 BLUEPRINTS: tuple[Blueprint, ...] = (
     system_app.bp,
     page_app.bp,
     user_app.bp,
+    llm_app.bp,
     dataset.bp,
     doc.bp,
     chunk.bp,

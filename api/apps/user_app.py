@@ -13,7 +13,7 @@ from api.apps.context import services
 from api.apps.envelope import Refused, data_error, http_date, json_response, json_result, times
 from api.apps.openapi import describe
 from api.apps.user_models import Login, Register, TenantInfo
-from api.db.services.model_catalogue import ModelKind
+from api.db.services.model_catalogue import BUILTIN_EMBEDDING, ModelKind
 from api.db.services.records import UserRecord
 from api.errors import EXCEPTION, FORBIDDEN, NOT_AUTHENTICATED, OPERATING_ERROR
 from rag.core.errors import Conflict, InvalidInput, NotAllowed, NotFound
@@ -24,6 +24,14 @@ PARSERS = (
     "naive:General,qa:Q&A,resume:Resume,manual:Manual,table:Table,paper:Paper,book:Book,laws:Laws,"
     "presentation:Presentation,picture:Picture,one:One,audio:Audio,email:Email,tag:Tag"
 )
+_KINDS: dict[str, ModelKind] = {
+    "llm_id": "chat",
+    "embd_id": "embedding",
+    "rerank_id": "rerank",
+    "asr_id": "speech2text",
+    "img2txt_id": "image2text",
+    "tts_id": "tts",
+}
 _REQUIRED_TENANT_KEYS = ("tenant_id", "asr_id", "embd_id", "img2txt_id", "llm_id")
 
 
@@ -100,7 +108,7 @@ async def tenant_info(principal: Principal) -> Response:
         {
             "tenant_id": tenant.id,
             "name": tenant.name,
-            "llm_id": tenant.llm_id or models.default_chat(),
+            "llm_id": tenant.llm_id or models.default_chat(principal.tenant_id),
             "embd_id": tenant.embd_id or models.default_embedding(),
             "rerank_id": tenant.rerank_id,
             "asr_id": tenant.asr_id,
@@ -121,21 +129,26 @@ async def set_tenant_info(principal: Principal) -> Response:
     if body["tenant_id"] != principal.tenant_id:
         return data_error("Tenant not found!")
     changes = {key: value for key, value in body.items() if key != "tenant_id"}
-    _check_models(changes)
+    _check_models(principal, changes)
     try:
         await services().users.set_tenant_info(principal, changes)
     except InvalidInput as error:
         raise Refused(EXCEPTION, repr(AttributeError(error.message)), data=None) from error
+    await services().models.refresh()
     return json_result(True)
 
 
-def _check_models(changes: dict[str, Any]) -> None:
+def _check_models(principal: Principal, changes: dict[str, Any]) -> None:
+    """Refuse models that the tenant cannot use. Any embedding model `@Builtin` means the one that is built in here."""
     models = services().models
-    kinds: tuple[tuple[str, ModelKind], ...] = (("llm_id", "chat"), ("embd_id", "embedding"))
-    for key, kind in kinds:
+    for key, kind in _KINDS.items():
         name = changes.get(key)
-        if isinstance(name, str) and name and not models.exists(name, kind):
-            raise Refused(EXCEPTION, repr(LookupError(f"Model({name}) not authorized")), data=None)
+        if not isinstance(name, str) or not name or models.exists(name, kind, principal.tenant_id):
+            continue
+        if kind == "embedding" and name.endswith("@Builtin"):
+            changes[key] = BUILTIN_EMBEDDING
+            continue
+        raise Refused(EXCEPTION, repr(LookupError(f"Model({name}) not authorized")), data=None)
 
 
 def user_body(user: UserRecord) -> dict[str, Any]:

@@ -44,7 +44,7 @@ async def create_chat(principal: Principal) -> Response:
     body = await tolerant_object()
     dataset_ids = await _checked_datasets(principal, body.get("dataset_ids", []))
     llm, prompt = llm_of(body), prompt_of(body)
-    _check_models(llm, prompt)
+    _check_models(principal, llm, prompt)
     fields = columns_of_create(body) | {"dataset_ids": tuple(dataset_ids)}
     if not body.get("name"):
         raise refused("`name` is required.")
@@ -97,7 +97,7 @@ async def _changes(principal: Principal, body: dict[str, Any], stored: DialogRec
     # An update without datasets detaches them all (a quirk that clients of the original count on).
     dataset_ids = await _checked_datasets(principal, body.get("dataset_ids") or [])
     llm, prompt = llm_of(body), prompt_of(body)
-    _check_models(llm, prompt)
+    _check_models(principal, llm, prompt)
     if "name" in body:
         if not body["name"]:
             raise refused("`name` cannot be empty.")
@@ -142,10 +142,10 @@ async def _checked_datasets(principal: Principal, value: Any) -> list[str]:
     return [str(item) for item in wanted]
 
 
-def _check_models(llm: Mapping[str, Any], prompt: Mapping[str, Any]) -> None:
+def _check_models(principal: Principal, llm: Mapping[str, Any], prompt: Mapping[str, Any]) -> None:
     models = services().models
     name = llm.get("model_name")
-    if name is not None and not (isinstance(name, str) and models.exists(name, "chat")):
+    if name is not None and not (isinstance(name, str) and models.exists(name, "chat", principal.tenant_id)):
         raise refused(f"`model_name` {name} doesn't exist")
     reranker = prompt.get("rerank_model")
     if reranker and reranker not in _RERANKERS:

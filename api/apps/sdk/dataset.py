@@ -34,7 +34,7 @@ async def create(principal: Principal) -> Response:
     sent = validate(CreateDataset, await validated())
     _check_name_bytes(sent.name)
     if sent.embedding_model is not None:
-        check_model(sent.embedding_model)
+        check_model(principal, sent.embedding_model)
     config = sent.parser_config.model_dump(exclude_unset=True) if sent.parser_config else None
     config = filled_parser_config(sent.chunk_method, config)
     record = await services().knowledgebases.create(
@@ -87,7 +87,7 @@ async def update(principal: Principal, dataset_id: str) -> Response:
     knowledgebases = services().knowledgebases
     try:
         stored = await knowledgebases.get(principal, dataset_id)
-        record = await knowledgebases.update(principal, dataset_id, _changes(sent, fields, stored))
+        record = await knowledgebases.update(principal, dataset_id, _changes(sent, fields, stored, principal=principal))
     except NotFound as error:
         raise _no_permission(principal, dataset_id) from error
     except Conflict as error:
@@ -113,9 +113,9 @@ async def delete(principal: Principal) -> Response:
     return sdk_result()
 
 
-def check_model(name: str) -> None:
+def check_model(principal: Principal, name: str) -> None:
     """Refuse an embedding model nobody here offers (101)."""
-    if not services().models.exists(name, "embedding"):
+    if not services().models.exists(name, "embedding", principal.tenant_id):
         raise bad_argument(f"Unsupported model: <{name}>")
 
 
@@ -151,7 +151,7 @@ def dataset_body(record: DatasetRecord) -> dict[str, Any]:
     }
 
 
-def _changes(sent: UpdateDataset, fields: set[str], stored: DatasetRecord) -> dict[str, Any]:
+def _changes(sent: UpdateDataset, fields: set[str], stored: DatasetRecord, *, principal: Principal) -> dict[str, Any]:
     changes: dict[str, Any] = {name: getattr(sent, name) for name in fields - {"parser_config"}}
     if "name" in changes:
         _check_name_bytes(sent.name)
@@ -161,7 +161,7 @@ def _changes(sent: UpdateDataset, fields: set[str], stored: DatasetRecord) -> di
     if model is not None and model != stored.embedding_model:
         if stored.chunk_count:
             raise Refused(DATA_ERROR, _model_text(stored))
-        check_model(model)
+        check_model(principal, model)
     if sent.parser_config is not None:
         config = sent.parser_config.model_dump(exclude_unset=True)
         if config:

@@ -32,8 +32,8 @@ class Datasets(Protocol):
 class ChatModels(Protocol):
     """What chats need of `ModelCatalogue`."""
 
-    def exists(self, name: str, kind: Literal["chat", "embedding"]) -> bool: ...
-    def default_chat(self) -> str: ...
+    def exists(self, name: str, kind: Literal["chat", "embedding"], tenant_id: str = "") -> bool: ...
+    def default_chat(self, tenant_id: str = "") -> str: ...
 
 
 class AssistantService:
@@ -63,7 +63,7 @@ class AssistantService:
         _check_known(fields)
         given = {key: value for key, value in fields.items() if value is not None}
         dataset_ids = await self._checked_datasets(principal, given.get("dataset_ids", ()))
-        model = self._checked_model(given.get("llm_id") or await self._default_model(principal))
+        model = self._checked_model(principal, given.get("llm_id") or await self._default_model(principal))
         name = _checked_name(given.get("name", ""))
         prompt = _with_defaults(given.get("prompt_config") or {})
         check_variables(prompt)
@@ -103,7 +103,7 @@ class AssistantService:
         if "dataset_ids" in changed:
             changed["dataset_ids"] = await self._checked_datasets(principal, changed["dataset_ids"])
         if "llm_id" in changed:
-            self._checked_model(changed["llm_id"])
+            self._checked_model(principal, changed["llm_id"])
         if "name" in changed:
             changed["name"] = _checked_name(changed["name"])
         if "prompt_config" in changed:
@@ -183,8 +183,8 @@ class AssistantService:
             raise Conflict("The datasets use different embedding models.", field="embedding_model")
         return tuple(dataset_ids)
 
-    def _checked_model(self, name: Any) -> str:
-        if not isinstance(name, str) or not self._models.exists(name, "chat"):
+    def _checked_model(self, principal: Principal, name: Any) -> str:
+        if not isinstance(name, str) or not self._models.exists(name, "chat", principal.tenant_id):
             raise InvalidInput(f"There is no chat model {name!r}.", field="llm_id")
         return name
 
@@ -196,7 +196,8 @@ class AssistantService:
             return "" if tenant is None else str(tenant.llm_id)
 
         own = await self._db.run(read)
-        return own if own and self._models.exists(own, "chat") else self._models.default_chat()
+        usable = own and self._models.exists(own, "chat", principal.tenant_id)
+        return own if usable else self._models.default_chat(principal.tenant_id)
 
 
 def check_variables(prompt: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from api.db.services.model_catalogue import ModelCatalogue
     from api.db.services.retrieval_service import RetrievalService
     from api.db.services.task_service import TaskService
+    from api.db.services.tenant_model_service import TenantModelService
     from api.db.services.token_service import TokenService
     from api.db.services.user_service import UserService
     from rag.blob.base import BlobStore
@@ -43,6 +44,7 @@ class Services:
     event_log: "EventLog"
     models: "ModelCatalogue"
     meters: "Meters"
+    tenant_models: "TenantModelService"
     users: "UserService"
     tokens: "TokenService"
     knowledgebases: "KnowledgebaseService"

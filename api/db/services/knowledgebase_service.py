@@ -42,8 +42,8 @@ Records = list[DatasetRecord]
 class EmbeddingModels(Protocol):
     """What datasets need to know of models."""
 
-    def default_embedding(self) -> str: ...
-    def dim_of(self, embedding_model: str) -> int: ...
+    def default_embedding(self, tenant_id: str = "") -> str: ...
+    async def measure(self, embedding_model: str, tenant_id: str = "") -> int: ...
 
 
 class KnowledgebaseService:
@@ -80,7 +80,7 @@ class KnowledgebaseService:
         wanted = _usable_name(name)
         check_fits(Dataset, {"name": wanted, "permission": permission, "chunk_method": chunk_method})
         model = embedding_model or await self._default_model(principal)
-        dim = self._dim_of(model)
+        dim = await self._dim_of(principal, model)
 
         def write() -> DatasetRecord:
             now = now_ms(self._clock)
@@ -196,7 +196,7 @@ class KnowledgebaseService:
                 raise NotFound("tenant", principal.tenant_id)
             return str(tenant.embd_id)
 
-        return await self._db.run(read) or self._models.default_embedding()
+        return await self._db.run(read) or self._models.default_embedding(principal.tenant_id)
 
     async def _dim_of_new_model(self, principal: Principal, dataset_id: str, changes: dict[str, Any]) -> int:
         """The vector length of the model that `changes` ask for, 0 if it stays."""
@@ -210,11 +210,11 @@ class KnowledgebaseService:
 
         if not await self._db.run(read):
             return 0
-        return self._dim_of(changes["embedding_model"])
+        return await self._dim_of(principal, changes["embedding_model"])
 
-    def _dim_of(self, model: str) -> int:
+    async def _dim_of(self, principal: Principal, model: str) -> int:
         try:
-            return self._models.dim_of(model)
+            return await self._models.measure(model, principal.tenant_id)
         except NotFound as error:
             raise InvalidInput(error.message, field="embedding_model") from error
 

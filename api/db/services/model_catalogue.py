@@ -24,10 +24,12 @@ from rag.llm.base import (
     Transcriber,
 )
 from rag.llm.deadlines import Deadlines
+from rag.llm.embedding import dim_of
 from rag.llm.retry import RetryPolicy
 
 ModelKind = Kind
 BUILTIN_CHAT = "extractive@Builtin"
+BUILTIN_EMBEDDING = "minilm@Builtin"
 _BUILTIN = "Builtin"
 Logins = Sequence[ProviderLogin]
 DefaultColumn = Literal["rerank_id", "asr_id", "img2txt_id", "tts_id"]
@@ -147,8 +149,18 @@ class ModelCatalogue:
 
         Raises:
             NotFound: no such embedding model.
+            ModelBadOutput: it is not known before the first call; `measure` makes one.
         """
         return self._embedder(embedding_model, tenant_id).dim
+
+    async def measure(self, embedding_model: str, tenant_id: str = "") -> int:
+        """Length of its vectors, by a small call where nobody knows it yet.
+
+        Raises:
+            NotFound: no such embedding model.
+            ModelError: that call failed.
+        """
+        return await dim_of(self._embedder(embedding_model, tenant_id))
 
     def embedder(self, name: str, tenant_id: str = "") -> Embedder:
         """The embedding model itself, for who writes no usage rows.

@@ -44,8 +44,6 @@ class SearchScope:
 class QuestionEmbedder(Protocol):
     """A bundle of an embedding model."""
 
-    @property
-    def dim(self) -> int: ...
     async def encode_query(self, text: str) -> Embedded: ...
 
 
@@ -53,6 +51,7 @@ class QuestionEmbedders(Protocol):
     """What this service needs of the catalogue of models."""
 
     def bundle_embed(self, name: str = "", *, tenant_id: str = "", purpose: str = "embed") -> QuestionEmbedder: ...
+    async def measure(self, embedding_model: str, tenant_id: str = "") -> int: ...
 
 
 class RetrievalService:
@@ -106,7 +105,7 @@ class RetrievalService:
                 return vector
 
             return await self._retriever.retrieve(
-                Place(name=scope.place, dim=embedder.dim),
+                Place(name=scope.place, dim=await self._models.measure(scope.embedding_model, scope.tenant_id)),
                 embed=embed,
                 question=request.question[:LONGEST_QUESTION_CHARS],
                 dataset_ids=scope.dataset_ids,

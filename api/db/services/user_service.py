@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from api.db.database import Database
 from api.db.services.records import TenantRecord, UserRecord
+from api.db.services.tenant_logins import note_change
 from api.db.tables import Tenant, User
 from rag.core import blocking
 from rag.core.blocking import Lane
@@ -165,6 +166,7 @@ class UserService:
         def write() -> None:
             _get(Tenant, "tenant", principal.tenant_id)
             Tenant.update(**values).where(Tenant.id == principal.tenant_id).execute()
+            note_change()
 
         await self._db.write(write)
 

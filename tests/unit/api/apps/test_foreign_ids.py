@@ -72,6 +72,21 @@ NO_IDS = {
     "/v1/user/tenant_info",
     "/v1/models",
     "/v1/embeddings",
+    "/v1/llm/factories",
+    "/v1/llm/set_api_key",
+    "/v1/llm/add_llm",
+    "/v1/llm/delete_llm",
+    "/v1/llm/enable_llm",
+    "/v1/llm/delete_factory",
+    "/v1/llm/my_llms",
+    "/v1/llm/list",
+    "/v1/api/stats",
+    "/v1/api/metrics",
+    "/api/v1/metrics",
+    "/v1/api/metrics/chats",
+    "/api/v1/metrics/chats",
+    "/v1/api/metrics/sessions",
+    "/api/v1/metrics/sessions",
 }
 """Routes that take no id of an object; lists among the others are checked by what they show."""
 SAME_FOR_ALL = {"/v1/system/token/<token>"}

@@ -34,6 +34,9 @@ class Models:
     def bundle_embed(self, name: str = "", *, tenant_id: str = "", purpose: str = "embed") -> Embedder:
         return Embedder()
 
+    async def measure(self, embedding_model: str, tenant_id: str = "") -> int:
+        return Embedder.dim
+
 
 @pytest.fixture
 def retriever() -> Retriever:

@@ -49,10 +49,10 @@ class TestClock:
 
 
 class Models:
-    def default_embedding(self) -> str:
+    def default_embedding(self, tenant_id: str = "") -> str:
         return "minilm@Builtin"
 
-    def dim_of(self, embedding_model: str) -> int:
+    async def measure(self, embedding_model: str, tenant_id: str = "") -> int:
         if embedding_model.startswith("unknown"):
             raise NotFound("model", embedding_model)
         return 384 if embedding_model == "minilm@Builtin" else 8
