@@ -245,26 +245,35 @@ async def test_stop_keeps_what_was_said(stage: Stage) -> None:
     assert (await stage.saved())["status"] == "stopped"
 
 
-@pytest.mark.parametrize("streamed", [True, False])
-async def test_an_openai_client_that_leaves_ends_the_models_work(stage: Stage, streamed: bool) -> None:
+@pytest.mark.parametrize("midway", [True, False], ids=["midway", "before the first token"])
+@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
+@pytest.mark.parametrize("face", ["/v1/chat/completions", "/api/v1/chats_openai/{chat}/chat/completions"])
+async def test_an_openai_client_that_leaves_ends_the_models_work(
+    stage: Stage, face: str, streamed: bool, midway: bool
+) -> None:
+    stage.upstream.will(ENDLESS if midway else Plan(fault="hang_before"))
+    path = face.format(chat=stage.chat)
     body = {"model": stage.chat, "messages": [{"role": "user", "content": "Go"}], "stream": streamed}
 
     async def post() -> None:
-        async with stage.client.stream("POST", "/v1/chat/completions", json=body) as response:
+        async with stage.client.stream("POST", path, json=body) as response:
             async for _ in response.aiter_lines():
                 pass
 
-    asking = asyncio.create_task(post())
-    while not stage.upstream.requests:
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.2)
-    asking.cancel()
-    left = time.monotonic()
-    while not stage.upstream.closed_early:
-        await asyncio.sleep(0.01)
-        assert time.monotonic() - left < 1.0
-    print(f"upstream closed {1000 * (time.monotonic() - left):.0f} ms after the client left")
-    assert time.monotonic() - left < 0.2 + 0.15, "two tokens' time on top: the upstream sees it at its next write"
+    took = []
+    for number in range(1, 4):
+        asking = asyncio.create_task(post())
+        while len(stage.upstream.requests) < number:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.2)
+        asking.cancel()
+        left = time.monotonic()
+        while stage.upstream.closed_early < number:
+            await asyncio.sleep(0.005)
+            assert time.monotonic() - left < 2.0
+        took.append(time.monotonic() - left)
+    print(f"upstream closed {[round(1000 * each) for each in took]} ms after the client left")
+    assert min(took) < 0.2, "the best of three: the machine may be busy"
 
 
 async def test_a_model_that_breaks_in_mid_answer(stage: Stage) -> None:
