@@ -49,7 +49,7 @@ class DeltaReader:
         self.done = False
         """Always false: usage may come after the finish reason, so only `[DONE]` or the connection ends the reply."""
 
-    def read(self, piece: Mapping[str, Any]) -> tuple[str, str]:
+    def read(self, piece: dict[str, Any]) -> tuple[str, str]:
         """(reasoning, text) that `piece` adds; usage, finish reason and tool calls are kept.
 
         Raises:
@@ -59,17 +59,18 @@ class DeltaReader:
         if usage:
             self._note_usage(usage)
         choices = piece.get("choices")
-        if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
+        # `dict`, not `Mapping`: the check of an abstract class costs as much as all else here.
+        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
             return "", ""
         choice = choices[0]
         if choice.get("finish_reason"):
             self._note_end(piece, choice)
         delta = choice.get("delta") or choice.get("message")
-        if not isinstance(delta, Mapping):
+        if not isinstance(delta, dict):
             return "", ""
         content = delta.get("content")
         reasoning = ""
-        if len(delta) > 1 or not content:
+        if not content or len(delta) > (2 if "role" in delta else 1):
             reasoning, content = self._read_more(delta, content, whole="message" in choice)
             if not content:
                 return reasoning, ""
