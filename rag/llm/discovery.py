@@ -31,7 +31,7 @@ _NAMES: Final[tuple[tuple[Kind, tuple[str, ...]], ...]] = (
 
 
 class Discovery:
-    """The models of servers by their provider's name, as they were last told."""
+    """The models of servers by their provider's name, as they were last told. `version` rises with every answer."""
 
     def __init__(
         self, pool: UpstreamPool, *, every_s: float, timeout_s: float = TIMEOUT_S, clock: Clock | None = None
@@ -42,6 +42,7 @@ class Discovery:
         self._clock = clock or SystemClock()
         self._found: dict[str, tuple[str, ...]] = {}
         self._asked_at: float | None = None
+        self.version = 0
         self._asking = asyncio.Lock()
 
     def models_of(self, provider: str) -> tuple[str, ...]:
@@ -62,6 +63,7 @@ class Discovery:
     async def _ask(self, provider: Provider) -> None:
         try:
             self._found[provider.name] = await models_at(provider, self._pool, timeout_s=self._timeout_s)
+            self.version += 1
         except ModelError as error:
             log.warning("models not discovered", provider=provider.name, reason=error.message)
 

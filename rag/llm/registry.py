@@ -4,10 +4,9 @@ A tenant's logins go before the server's own settings for their providers. What 
 login's fingerprint, so that nobody is given a model with another's key.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 from rag.core.errors import InvalidInput, NotFound
@@ -29,18 +28,21 @@ from rag.llm.discovery import Discovery, kind_by_name
 from rag.llm.extractive import INFO as EXTRACTIVE
 from rag.llm.extractive import ExtractiveChat
 from rag.llm.factories import CHAT_FACTORIES, FACTORIES, Parts
+from rag.llm.kept import Kept
 from rag.llm.minilm import MAX_TOKENS as MINILM_TOKENS
 from rag.llm.minilm import NAME as MINILM
 from rag.llm.minilm import MiniLmEmbedder
 from rag.llm.models_file import Kind, ModelsFile, ProviderEntry, read_models_file
 from rag.llm.probe import probe
-from rag.llm.provider_table import Provider, server_providers, unknown_provider, with_login
+from rag.llm.provider_table import Provider, fingerprint, server_providers, unknown_provider, with_login
 from rag.llm.upstream import UpstreamPool
 
 __all__ = ["CHAT_FACTORIES", "Factory", "ListedModel", "ModelsFile", "ProviderEntry", "Registry", "read_models_file"]
 
 _MOST_KEPT: Final = 512
 """Models that are kept ready; making one anew costs microseconds."""
+_MOST_LOGINS: Final = 1024
+"""Logins whose providers and lists are kept ready."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,8 +91,9 @@ class Registry:
             batch_tokens=settings.ingest.embed_batch_tokens,
         )
         self._extractive = ExtractiveChat(self._minilm)
-        self._kept: OrderedDict[tuple[Kind, str, str], Any] = OrderedDict()
-        self._lock = threading.Lock()
+        self._kept: Kept[tuple[Kind, str, str], Any] = Kept(_MOST_KEPT)
+        self._logins: Kept[str, Provider] = Kept(_MOST_LOGINS)
+        self._lists: Kept[tuple[str, str, int], tuple[ListedModel, ...]] = Kept(_MOST_LOGINS)
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -112,9 +115,7 @@ class Registry:
             ListedModel(name="minilm", provider="Builtin", kind="embedding", max_tokens=MINILM_TOKENS),
         ]
         for provider in self._view(logins).values():
-            found.extend(_listed(provider))
-            known = () if provider.login else self._discovery.models_of(provider.name)
-            found.extend(_discovered(provider, [name for name in known if name not in provider.models]))
+            found.extend(self._list_of(provider))
         return found
 
     def factories(self) -> list[Factory]:
@@ -194,8 +195,7 @@ class Registry:
 
     async def close(self) -> None:
         """Close connections and give memory back, while the loop still lives."""
-        with self._lock:
-            self._kept.clear()
+        self._kept.clear()
         await self._parts.pool.close()
         await self._guarded.pool.close()
         await litellm_port.close_clients()
@@ -217,13 +217,24 @@ class Registry:
             return self._providers
         view = dict(self._providers)
         for login in logins:
-            own = self._own(login)
-            try:
-                view[login.provider] = with_login(own, login)
-            except InvalidInput:
-                # What was stored once and cannot be used any more is not there; `probe` says why.
-                view[login.provider] = replace(own, available=False)
+            view[login.provider] = self._logins.get(fingerprint(login), partial(self._changed, login))
         return view
+
+    def _changed(self, login: ProviderLogin) -> Provider:
+        own = self._own(login)
+        try:
+            return with_login(own, login)
+        except InvalidInput:
+            # What was stored once and cannot be used any more is not there; `probe` says why.
+            return replace(own, available=False, login=fingerprint(login))
+
+    def _list_of(self, provider: Provider) -> tuple[ListedModel, ...]:
+        def listed() -> tuple[ListedModel, ...]:
+            known = () if provider.login else self._discovery.models_of(provider.name)
+            further = [name for name in known if name not in provider.models]
+            return (*_listed(provider), *_discovered(provider, further))
+
+        return self._lists.get((provider.name, provider.login, self._discovery.version), listed)
 
     def _model(self, kind: Kind, name: str, logins: Sequence[ProviderLogin]) -> Any:
         found = self._find(kind, name, self._view(logins))
@@ -233,16 +244,8 @@ class Registry:
             )
         model, provider = found
         key = (kind, f"{model}@{provider.name}", provider.login)
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        made = FACTORIES[kind](model, provider, self._guarded if provider.guarded else self._parts)
-        with self._lock:
-            made = self._kept.setdefault(key, made)
-            while len(self._kept) > _MOST_KEPT:
-                self._kept.popitem(last=False)
-        return made
+        parts = self._guarded if provider.guarded else self._parts
+        return self._kept.get(key, partial(FACTORIES[kind], model, provider, parts))
 
     def _find(self, kind: Kind, name: str, view: dict[str, Provider]) -> tuple[str, Provider] | None:
         available = {key: provider for key, provider in view.items() if provider.available}
