@@ -45,7 +45,9 @@ class Endpoint:
         """The address of an operation, such as `/chat/completions`, of a server that speaks OpenAI's protocol."""
         base = self.base_url.rstrip("/")
         if self.api_version:
-            return f"{base}/openai/deployments/{quote(self.model)}{path}?api-version={quote(self.api_version)}"
+            # Azure names the deployment in the address, but for Responses, which have it in the body alone.
+            place = "" if path == "/responses" else f"/deployments/{quote(self.model)}"
+            return f"{base}/openai{place}{path}?api-version={quote(self.api_version)}"
         return base + path
 
     def headers(self) -> dict[str, str]:

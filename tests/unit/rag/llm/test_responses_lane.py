@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -174,3 +175,10 @@ def test_a_provider_can_speak_responses() -> None:
     model = registry.chat("gpt-5@OpenAI")
     assert isinstance(model, ResponsesLane)
     assert "sk-visible" not in repr(vars(model))
+
+
+def test_azure_has_responses_beside_its_deployments(endpoint: Endpoint) -> None:
+    azure = replace(endpoint, base_url="https://mine.example/", api_version="v1 preview")
+    assert azure.url("/responses") == "https://mine.example/openai/responses?api-version=v1%20preview"
+    chat = "https://mine.example/openai/deployments/mock/chat/completions?api-version=v1%20preview"
+    assert azure.url("/chat/completions") == chat
