@@ -48,10 +48,17 @@ def _cohere(info: ModelInfo, endpoint: Endpoint, parts: Parts) -> ChatModel:
     return CohereLane(info, endpoint, pool=parts.pool, deadlines=parts.deadlines)
 
 
+def _interactions(info: ModelInfo, endpoint: Endpoint, parts: Parts) -> ChatModel:
+    from rag.llm.interactions_lane import InteractionsLane
+
+    return InteractionsLane(info, endpoint, pool=parts.pool, deadlines=parts.deadlines)
+
+
 CHAT_FACTORIES: Final[dict[str, Callable[[ModelInfo, Endpoint, Parts], ChatModel]]] = {
     "lane": _lane,
     "responses": _responses,
     "cohere": _cohere,
+    "interactions": _interactions,
     "litellm": _litellm,
 }
 """By the transport of a provider's chat."""

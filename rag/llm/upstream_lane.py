@@ -107,13 +107,17 @@ class UpstreamLane:
     def _reader(self) -> ReplyReader:
         raise NotImplementedError
 
+    def _login(self) -> dict[str, str]:
+        """The headers that log in."""
+        return self._endpoint.headers()
+
     def _failure(self, piece: dict[str, Any]) -> Any:
         """What a piece says of an error; something false if it tells of none."""
         return piece.get("error")
 
     async def _send(self, body: bytes, watch: Watch) -> aiohttp.ClientResponse:
         headers = {
-            **self._endpoint.headers(),
+            **self._login(),
             "Content-Type": "application/json",
             "Accept": "text/event-stream, application/json",
             "Accept-Encoding": "identity",

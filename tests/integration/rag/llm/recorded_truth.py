@@ -455,6 +455,49 @@ class _Cohere(_Reader):
         )
 
 
+class _Interactions(_Reader):
+    """Gemini's steps. What its own tools brought is prompt, as `total_tokens` has it."""
+
+    def event(self, event: Event) -> None:
+        kind = event["event_type"]
+        if kind == "step.start":
+            self._step(event["step"], event["index"])
+        elif kind == "step.delta":
+            delta = event["delta"]
+            if delta["type"] == "text":
+                self.text.append(delta["text"])
+            elif delta["type"] == "thought_summary":
+                self.reasoning.append(delta["content"]["text"])
+            elif delta["type"] == "arguments_delta":
+                self.calls[event["index"]]["arguments"] += delta["arguments"]
+        elif kind == "interaction.completed":
+            self._end(event["interaction"])
+
+    def whole(self, reply: Event) -> None:
+        for index, step in enumerate(reply["steps"]):
+            self._step(step, index)
+        self._end(reply)
+
+    def _step(self, step: Event, index: int) -> None:
+        if step["type"] == "model_output":
+            self.text += [part["text"] for part in step.get("content") or ()]
+        elif step["type"] == "thought":
+            self.reasoning += [part["text"] for part in step.get("summary") or ()]
+        elif step["type"] == "function_call":
+            given = json.dumps(step["arguments"]) if step["arguments"] else ""
+            self.call(index, id=step["id"], name=step["name"], arguments=given)
+
+    def _end(self, interaction: Event) -> None:
+        self.finish = {"completed": "stop", "requires_action": "tool_calls"}[interaction["status"]]
+        usage = interaction["usage"]
+        self.usage = Usage(
+            prompt=usage["total_tokens"] - usage["total_output_tokens"] - usage["total_thought_tokens"],
+            completion=usage["total_output_tokens"] + usage["total_thought_tokens"],
+            cached=usage["total_cached_tokens"],
+            reasoning=usage["total_thought_tokens"],
+        )
+
+
 _READERS: dict[str, type[_Reader]] = {
     "chat": _Chat,
     "completion": _Completion,
@@ -463,4 +506,5 @@ _READERS: dict[str, type[_Reader]] = {
     "gemini": _Gemini,
     "bedrock": _Bedrock,
     "cohere": _Cohere,
+    "interactions": _Interactions,
 }

@@ -17,6 +17,7 @@ from rag.llm.cohere_lane import CohereLane
 from rag.llm.deadlines import Deadlines
 from rag.llm.embedding import CompatibleEmbedding, EmbeddingWire, LiteLLMEmbedding, ProviderEmbedder
 from rag.llm.endpoint import Endpoint
+from rag.llm.interactions_lane import InteractionsLane
 from rag.llm.openai_lane import OpenAiLane
 from rag.llm.responses_lane import ResponsesLane
 from rag.llm.speech import CompatibleTranscriber
@@ -37,6 +38,7 @@ PATHS = {
     "bedrock": "/converse",
     "cohere": "/v2/chat",
     "completion": "/completions",
+    "interactions": "/interactions",
 }
 """What the address that the stack asks holds: the provider's own operation."""
 
@@ -76,7 +78,12 @@ def _endpoint(url: str, prefix: str, model: str) -> Endpoint:
     return Endpoint(base_url=url, api_key=SecretStr("sk-recorded"), litellm_prefix=prefix, model=model)
 
 
-_LANES: dict[str, type[UpstreamLane]] = {"chat": OpenAiLane, "responses": ResponsesLane, "cohere": CohereLane}
+_LANES: dict[str, type[UpstreamLane]] = {
+    "chat": OpenAiLane,
+    "responses": ResponsesLane,
+    "cohere": CohereLane,
+    "interactions": InteractionsLane,
+}
 _LITELLM: dict[str, Callable[[str], Endpoint]] = {
     "anthropic": lambda url: _endpoint(url, "anthropic", "claude-sonnet-4-5"),
     "gemini": lambda url: _endpoint(url, "gemini", "gemini-2.5-flash"),

@@ -11,10 +11,6 @@ from tests.integration.rag.llm.replaying import Part, replaying
 
 PAGE = Path(__file__).resolve().parents[4] / "docs" / "recordings.md"
 
-NO_INTERACTIONS = (
-    "Gemini's Interactions API: the stack asks Gemini through `generateContent`, and LiteLLM hands these replies on "
-    "as they are instead of adapting them to chat"
-)
 PARTIAL_ARGUMENTS = (
     "Arguments in pieces (`partialArgs`), which Gemini sends only where a request asks for them; LiteLLM ends the "
     "reply with an error, and the stack never asks"
@@ -27,24 +23,6 @@ REASONS = {
     "vercel/anthropic/skills/anthropic-skill-version-create.json": "No model's reply: a skill was stored",
     "vercel/openai/image/openai-image.json": "A picture that was drawn: no part of the stack draws",
     "vercel/groq/groq-transcription-text.json": "Plain text, which Groq sends on demand; the stack asks for JSON",
-    **{
-        f"vercel/google/interactions/{name}": NO_INTERACTIONS
-        for name in (
-            "basic.json",
-            "google-search.chunks.txt",
-            "google-search.json",
-            "multi-turn-stateful-turn1.chunks.txt",
-            "multi-turn-stateful-turn1.json",
-            "multi-turn-stateful-turn2.chunks.txt",
-            "multi-turn-stateful-turn2.json",
-            "multi-turn-stateless-turn1.chunks.txt",
-            "multi-turn-stateless-turn1.json",
-            "structured-output.json",
-            "tool-call-step1.chunks.txt",
-            "tool-call-step2.chunks.txt",
-            "tool-call-step2.json",
-        )
-    },
     **{
         f"vercel/google/google-{name}.chunks.txt": PARTIAL_ARGUMENTS
         for name in (

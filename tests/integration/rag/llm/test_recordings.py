@@ -53,7 +53,7 @@ def test_the_recordings_say_something() -> None:
     assert sum(bool(each.error) for each in told) == 4
 
 
-_CHATS = {"chat", "responses", "anthropic", "gemini", "bedrock", "cohere", "completion"}
+_CHATS = {"chat", "responses", "anthropic", "gemini", "bedrock", "cohere", "completion", "interactions"}
 
 
 def test_bedrocks_framing_is_read_as_it_was_written() -> None:
