@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from rag.core.types import TokenUsage
-from rag.llm.base import ChatRequest, Delta, ToolFragment
+from rag.llm.base import ChatRequest, Delta, Finish, ToolFragment
 from rag.llm.chat_body import as_json, chat_body, is_big
-from rag.llm.chat_reply import Finish, ended
+from rag.llm.chat_reply import ended
 from rag.llm.tool_calls import ToolCallAssembler
 from rag.llm.upstream_lane import UpstreamLane
 
