@@ -76,18 +76,25 @@ def listed(
     set_url = {norm(login.provider): login.base_url for login in set_before}
     usable = {norm(one.provider) for one in (*set_before, *logins.further(tenant_id))}
     by_name = {(row.provider_norm, row.model_norm, row.kind): row for row in rows if row.model_norm}
+    offered = {_key(one) for one in providers.listed()}
     found: list[ModelAtProvider] = []
     for one in providers.listed(set_before):
-        row = by_name.pop((norm(one.provider), norm(bare_name(one)), one.kind), None)
-        found.append(_offered(one, row, set_url.get(norm(one.provider), "")))
+        row = by_name.pop(_key(one), None)
+        own = row is not None and _key(one) not in offered
+        found.append(_offered(one, row, set_url.get(norm(one.provider), ""), own=own))
     return found + [_added(row, set_url, usable) for row in by_name.values()]
 
 
-def _offered(one: Listed, row: TenantLlm | None, base_url: str) -> ModelAtProvider:
+def _key(one: Listed) -> tuple[str, str, str]:
+    return norm(one.provider), norm(bare_name(one)), one.kind
+
+
+def _offered(one: Listed, row: TenantLlm | None, base_url: str, *, own: bool) -> ModelAtProvider:
     return ModelAtProvider(
         provider=one.provider,
         name=bare_name(one),
         kind=one.kind,
+        own=own,
         enabled=row is None or bool(row.enabled),
         available=one.available,
         tools=one.tools,
