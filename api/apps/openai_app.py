@@ -161,7 +161,7 @@ async def embeddings(principal: Principal) -> Response:
     texts = body.texts
     catalogue = services().models
     try:
-        bundle = catalogue.bundle_embed(body.model, tenant_id=principal.tenant_id, purpose="embed")
+        bundle = catalogue.bundle_embed(body.model, tenant_id=principal.tenant_id, key_id=principal.key_id)
     except NotFound:
         return no_such_model(body.model)
     if body.dimensions not in (None, bundle.dim):

@@ -204,14 +204,16 @@ class ModelCatalogue:
         others = [one for one in (self._fallback(other, tenant_id) for other in fallbacks) if one is not None]
         return self._bundle(context, chat=chat, fallbacks=others, use_fallbacks=use_fallbacks)
 
-    def bundle_embed(self, name: str = "", *, tenant_id: str = "", purpose: str = "embed") -> LLMBundle:
+    def bundle_embed(
+        self, name: str = "", *, tenant_id: str = "", purpose: str = "embed", key_id: str = ""
+    ) -> LLMBundle:
         """A bundle of embedding model `name`; empty means the server's default.
 
         Raises:
             NotFound: no such embedding model.
         """
         embedder = self._embedder(name or self.default_embedding(), tenant_id)
-        return self._bundle(CallContext(tenant_id=tenant_id, purpose=purpose), embedder=embedder)
+        return self._bundle(CallContext(tenant_id=tenant_id, purpose=purpose, key_id=key_id), embedder=embedder)
 
     def bundle_rerank(self, name: str = "", *, tenant_id: str = "", purpose: str = "rerank") -> LLMBundle:
         """A bundle of reranking model `name`; empty means the tenant's default.
