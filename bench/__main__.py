@@ -2,7 +2,7 @@
 
 import sys
 
-from bench import index, reports, retrieval_quality, rows, server_quality, stacks, startup
+from bench import index, models, reports, retrieval_quality, rows, server_quality, stacks, startup
 
 BENCHES = {
     "startup": startup.main,
@@ -12,6 +12,7 @@ BENCHES = {
     "rows": rows.main,
     "index": index.main,
     "stacks": stacks.main,
+    "models": models.main,
 }
 
 if __name__ == "__main__":

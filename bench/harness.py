@@ -124,17 +124,22 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class Server:
-    """A `parley serve` process of its own on a free port."""
+def pinned(core: int | None) -> list[str]:
+    """What to put before a command so that it runs on that processor alone."""
+    return [] if core is None else ["taskset", "-c", str(core)]
 
-    def __init__(self, data_dir: Path, environ: dict[str, str] | None = None) -> None:
+
+class Server:
+    """A `parley serve` process of its own on a free port; `core` pins it and all it starts to that processor."""
+
+    def __init__(self, data_dir: Path, environ: dict[str, str] | None = None, *, core: int | None = None) -> None:
         self.data_dir = data_dir
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         log = (data_dir.parent / f"{data_dir.name}.log").open("ab")
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "api.cli", "serve", "--port", str(port), "--data-dir", str(data_dir)],
+            [*pinned(core), sys.executable, "-m", "api.cli", "serve", "--port", str(port), "--data-dir", str(data_dir)],
             cwd=ROOT,
             env=os.environ | (environ or {}),
             stdout=subprocess.DEVNULL,
