@@ -127,7 +127,9 @@ async def test_leaving_ends_the_request_at_the_provider(litellm_chat: LiteLLMBas
     stream: Any = litellm_chat.stream(a_request())
     await anext(stream)
     await stream.aclose()
-    await asyncio.sleep(0.3)
+    async with asyncio.timeout(5):  # A tenth of a second, but not on a busy machine; the reply would go on for 20 s.
+        while not upstream.closed_early:
+            await asyncio.sleep(0.01)
     assert upstream.closed_early == 1
 
 
