@@ -31,6 +31,7 @@ class Watch:
         now = self._loop.time()
         self._end = now + deadlines.answer_s
         self._first_end = now + deadlines.first_token_s
+        self._limit = min(self._first_end, self._end)
         self._timeout = LazyTimeout()
         self.started = False
 
@@ -47,10 +48,13 @@ class Watch:
         except TimeoutError as error:
             raise self.late() from error
 
-    def limit(self) -> LazyTimeout:
-        """A timeout for the next wait; turn its TimeoutError into `late()`. One wait at a time."""
-        next_end = self._loop.time() + self._deadlines.next_token_s if self.started else self._first_end
-        return self._timeout.at(min(next_end, self._end))
+    def limit(self, *, again: bool = False) -> LazyTimeout:
+        """A timeout for the next wait; turn its TimeoutError into `late()`. One wait at a time. `again`: the last one
+        brought nothing but a sign of life, and its deadline stays."""
+        if not again:
+            next_end = self._loop.time() + self._deadlines.next_token_s if self.started else self._first_end
+            self._limit = min(next_end, self._end)
+        return self._timeout.at(self._limit)
 
     def close(self) -> None:
         """There will be no more waits."""

@@ -145,9 +145,9 @@ class UpstreamLane:
         if response.content_type not in _STREAM_TYPES:
             raise self._not_understood(f"it answered with {response.content_type!r}")
         parser = EventParser()
-        ended = False
+        ended = quiet = False
         while not ended:
-            async with watch.limit():
+            async with watch.limit(again=quiet):
                 chunk = await response.content.readany()
             events = parser.feed(chunk) if chunk else _whole_ones(parser.finish())
             ended = not chunk
@@ -163,7 +163,9 @@ class UpstreamLane:
                 said.append(text)
             ended = ended or reader.done
             delta = Delta(reasoning="".join(thought), text="".join(said), fragments=reader.take_fragments())
-            if delta.text or delta.reasoning or delta.fragments:
+            # Comments that keep a connection alive are no tokens: the deadline for the next one goes on.
+            quiet = not (delta.text or delta.reasoning or delta.fragments)
+            if not quiet:
                 yield delta
         if not watch.started and reader.is_empty:
             raise ModelOverloaded(

@@ -4,6 +4,8 @@ from typing import Any
 
 import orjson
 import pytest
+from aiohttp import web
+from pydantic import SecretStr
 
 from rag.core.errors import InvalidInput, ModelBadOutput, ModelError, ModelOverloaded, ModelRefused, ModelTimeout
 from rag.core.types import TokenUsage, Turn
@@ -70,6 +72,8 @@ async def test_what_arrived_together_leaves_together(lane: OpenAiLane, upstream:
         (Plan(fault="status", status=302), ModelRefused, {"status": 302}),
         (Plan(fault="hang_before"), ModelTimeout, {}),
         (Plan(fault="cut_before"), ModelOverloaded, {}),
+        (Plan(fault="reset_connect"), ModelOverloaded, {}),
+        (Plan(fault="reset_headers"), ModelOverloaded, {}),
         (Plan(fault="not_a_provider"), ModelBadOutput, {}),
         (Plan(fault="garbage", after=0), ModelBadOutput, {}),
         (Plan(raw=b""), ModelOverloaded, {}),
@@ -92,6 +96,7 @@ async def test_failures_before_the_first_token(
     [
         ("hang_midway", ModelTimeout),
         ("cut_midway", ModelOverloaded),
+        ("reset_midway", ModelOverloaded),
         ("garbage", ModelBadOutput),
         ("error_in_stream", ModelOverloaded),
     ],
@@ -119,6 +124,33 @@ async def test_a_slow_steady_stream_ends_with_the_whole_deadline(lane: OpenAiLan
     assert isinstance(raised, ModelTimeout)
     assert "did not finish within 2 s" in str(raised)
     assert len(said) > 10
+
+
+async def test_signs_of_life_are_no_tokens(lane: OpenAiLane) -> None:
+    """A provider that keeps the connection alive and says nothing is late, in the middle as at the start."""
+    piece = b'data: {"choices":[{"delta":{"content":"Hi"},"finish_reason":null}]}\n\n'
+
+    async def alive(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(piece)
+        while True:
+            await response.write(b": still here\n\n")
+            await asyncio.sleep(0.05)
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", alive)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    port = runner.addresses[0][1]
+    there = Endpoint(base_url=f"http://127.0.0.1:{port}/v1", api_key=SecretStr(SECRET), model="mock")
+    try:
+        said, raised = await fails(OpenAiLane(lane.info, there, pool=lane._pool, deadlines=SHORT))
+    finally:
+        await runner.cleanup()
+    assert said == "Hi"
+    assert "sent nothing for 0.3 s" in str(raised)
 
 
 async def test_a_server_that_does_not_stream_is_understood(lane: OpenAiLane, upstream: FaultyUpstream) -> None:
