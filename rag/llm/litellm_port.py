@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from rag.core.blocking import Lane, run_in
@@ -84,6 +85,20 @@ async def _rehearse(litellm: Any) -> None:
         piece.model_dump()
 
 
+async def _prepare(endpoint: Endpoint) -> None:
+    """Load what a provider's adapter would else load at its first call, on the event loop."""
+    if endpoint.litellm_prefix == "bedrock":
+        await run_in(Lane.MODEL, _prepare_bedrock)
+
+
+@cache
+def _prepare_bedrock() -> None:
+    load()
+    from litellm.llms.bedrock import common_utils
+
+    common_utils._get_local_model_cost_map()  # It reads the whole price map again and keeps it.
+
+
 async def open_stream(endpoint: Endpoint, body: dict[str, Any], *, timeout_s: float) -> Any:
     """LiteLLM's stream of a reply; iterate it with `pieces`, and close it with `close`."""
     # Usage is asked for in any case: without it the library knows none, and says 0.
@@ -100,6 +115,7 @@ async def whole_reply(endpoint: Endpoint, body: dict[str, Any], *, timeout_s: fl
 
 
 async def _complete(endpoint: Endpoint, body: dict[str, Any], *, timeout_s: float, **more: Any) -> Any:
+    await _prepare(endpoint)
     return await load().acompletion(
         **endpoint.litellm_arguments(),
         **more,
@@ -236,6 +252,7 @@ async def rerank(
 
 async def _ask(endpoint: Endpoint, function: str, *, name: str, timeout_s: float, **fields: Any) -> dict[str, Any]:
     library = await run_in(Lane.MODEL, load)
+    await _prepare(endpoint)
     try:
         async with asyncio.timeout(timeout_s):
             with translated(name, secrets=endpoint.secrets):
