@@ -12,7 +12,7 @@ from rag.core.errors import RagError
 from rag.core.events import ToolStarted
 from rag.core.types import CitedChunk, ToolCall
 from rag.llm.base import ToolSpec
-from rag.llm.tool_arguments import checked_arguments
+from rag.llm.tool_arguments import MOST_CHARS, checked_arguments
 from rag.nlp.budget import cut_text
 
 log = structlog.get_logger()
@@ -85,7 +85,7 @@ async def run_calls(
     }
     try:
         for call in calls:
-            yield ToolStarted(call_id=call.id, name=call.name, arguments=call.arguments)
+            yield ToolStarted(call_id=call.id, name=call.name, arguments=call.arguments[:MOST_CHARS])
         waiting = set(running)
         while waiting:
             left_s = max(0.0, began + timeout_s - loop.time())

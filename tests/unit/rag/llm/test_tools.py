@@ -13,6 +13,7 @@ from rag.core.events import ToolStarted
 from rag.core.types import TokenUsage, ToolCall, Turn
 from rag.llm import tool_round
 from rag.llm.base import ChatRequest, Delta, ToolFragment, ToolSpec
+from rag.llm.tool_arguments import MOST_CHARS
 from rag.llm.tool_round import ToolResult
 from rag.llm.tools import RoundLimits, ToolEnded, TurnsDropped, run_rounds
 from rag.testing.scripted_replies import ScriptedReplies, call, calls, says
@@ -195,6 +196,7 @@ async def test_calls_that_cannot_be_used_are_told_in_words(wanted: ToolCall, wor
     assert tool.got == []
     assert [event.result.error != "" for event in events if isinstance(event, ToolEnded)] == [True]
     assert sum(len(each.arguments) for turn in model.requests[1].turns for each in turn.tool_calls) < 17_000
+    assert all(len(event.arguments) <= MOST_CHARS for event in events if isinstance(event, ToolStarted))
 
 
 async def test_a_schema_that_points_elsewhere_is_never_fetched() -> None:
