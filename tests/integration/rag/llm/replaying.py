@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 from pydantic import SecretStr
 
+from api.db.services.llm_service import LLMBundle
+from api.db.services.records import ModelCall
+from api.db.services.usage_ledger import CallContext, UsageLedger
+from rag.core.clock import SystemClock
 from rag.core.errors import ModelError
-from rag.core.types import ToolCall, Turn
+from rag.core.types import TokenUsage, ToolCall, Turn
 from rag.llm.base import ChatModel, ChatRequest, Delta, ModelInfo
 from rag.llm.chat_model import LiteLLMBase
 from rag.llm.cohere_lane import CohereLane
@@ -20,6 +24,7 @@ from rag.llm.endpoint import Endpoint
 from rag.llm.interactions_lane import InteractionsLane
 from rag.llm.openai_lane import OpenAiLane
 from rag.llm.responses_lane import ResponsesLane
+from rag.llm.retry import RetryPolicy
 from rag.llm.speech import CompatibleTranscriber
 from rag.llm.upstream import UpstreamPool
 from rag.llm.upstream_call import UpstreamCall
@@ -30,6 +35,7 @@ from tests.integration.rag.llm.recordings import Exchange, Recording
 
 DEADLINES = Deadlines(first_token_s=20.0, next_token_s=20.0, answer_s=40.0)
 REQUEST = ChatRequest(turns=(Turn(role="user", content="What was asked does not matter here."),))
+CONTEXT = CallContext(tenant_id="t", purpose="answer")
 PATHS = {
     "chat": "/chat/completions",
     "responses": "/responses",
@@ -126,8 +132,8 @@ class Replay:
         model = self._stack.model(exchange, f"{self.server.url}/{number}")
         if model is None:
             return Part(recording=recording, number=number, wrong="no adapter")
-        came = await heard(model)
-        wrong = difference(told_by(exchange), came)
+        came, wrong_row = await heard(model)
+        wrong = difference(told_by(exchange), came) or wrong_row
         asked = self.server.asked.get(number, [])
         if not wrong and (len(asked) != 1 or PATHS[exchange.form] not in asked[0]):
             wrong = f"asked {asked}"
@@ -170,35 +176,70 @@ _OTHERS: dict[str, Callable[[Exchange, str, UpstreamPool], Awaitable[str]]] = {
 """How the forms that are no chat are compared: what differs, in words."""
 
 
-async def heard(model: ChatModel) -> Told:
-    """What the adapter makes of the reply, in the words of `Told`."""
+class Sink:
+    """Keeps the usage row of one call."""
+
+    def __init__(self) -> None:
+        self.rows: list[ModelCall] = []
+
+    async def record(self, call: ModelCall) -> None:
+        self.rows.append(call)
+
+
+async def heard(model: ChatModel) -> tuple[Told, str]:
+    """What a bundle of the adapter makes of the reply, in the words of `Told`, and what is wrong with its usage row."""
+    sink = Sink()
+    ledger = UsageLedger(sink)
+    policy = RetryPolicy(attempts=1)
+    bundle = LLMBundle(context=CONTEXT, ledger=ledger, clock=SystemClock(), policy=policy, chat=model)
     deltas: list[Delta] = []
     error = ""
     try:
-        async for delta in model.stream(REQUEST):  # type: ignore[union-attr]
+        async for delta in bundle.chat_streamly(REQUEST):
             deltas.append(delta)  # What came before an error is wanted.
     except ModelError as failed:
         error = failed.message
+    await ledger.settle()
     text, reasoning = "".join(d.text for d in deltas), bare("".join(d.reasoning for d in deltas))
     if error:
-        return Told(text=text, reasoning=reasoning, error=error)
-    last = deltas[-1]
-    usage = last.usage
-    return Told(
+        return Told(text=text, reasoning=reasoning, error=error), ""
+    usage = next(delta.usage for delta in reversed(deltas) if delta.usage is not None)
+    told = Told(
         text=text,
         reasoning=reasoning,
-        calls=tuple(_call(call) for call in last.tool_calls),
-        usage=None
-        if usage is None or usage.estimated
-        else Usage(
-            prompt=usage.prompt_tokens,
-            completion=usage.completion_tokens,
-            cached=usage.cached_tokens,
-            written=usage.cache_write_tokens,
-            reasoning=usage.reasoning_tokens,
-        ),
-        finish=str(last.finish),
+        calls=tuple(_call(call) for delta in deltas for call in delta.tool_calls),
+        usage=None if usage.estimated else _usage(usage),
+        finish=next(str(delta.finish) for delta in reversed(deltas) if delta.finish is not None),
     )
+    return told, _wrong_row(sink.rows, usage, len(told.calls))
+
+
+def _usage(usage: TokenUsage) -> Usage:
+    return Usage(
+        prompt=usage.prompt_tokens,
+        completion=usage.completion_tokens,
+        cached=usage.cached_tokens,
+        written=usage.cache_write_tokens,
+        reasoning=usage.reasoning_tokens,
+    )
+
+
+def _wrong_row(rows: list[ModelCall], usage: TokenUsage, calls: int) -> str:
+    """What differs in the usage row from what was yielded; empty where nothing does."""
+    if len(rows) != 1:
+        return f"{len(rows)} usage rows"
+    row = rows[0]
+    noted = TokenUsage(
+        prompt_tokens=row.prompt_tokens,
+        completion_tokens=row.completion_tokens,
+        cached_tokens=row.cached_tokens,
+        cache_write_tokens=row.cache_write_tokens,
+        reasoning_tokens=row.reasoning_tokens,
+        estimated=row.estimated,
+    )
+    if noted != usage:
+        return f"usage row: {usage} was noted as {noted}"
+    return "" if row.tool_calls == calls else f"usage row: {calls} calls were noted as {row.tool_calls}"
 
 
 def _call(call: ToolCall) -> Call:

@@ -38,8 +38,9 @@ does not match, and for a listed one that does."""
 HEAD = """# Recorded replies
 
 Replies of providers, recorded by others (`../shared/data/sse`), are sent again over HTTP in the providers' own
-framing, and read by the adapters of the model layer. Text, tool calls, reasoning, usage and finish reason must be what
-the recording says; a parser written from the providers' formats reads that, independently of the stack
+framing, and read through the model layer: the provider's adapter under an `LLMBundle`, streams as streams, whole
+replies in one piece. Text, tool calls, reasoning, usage (also in the usage row) and finish reason must be what the
+recording says; a parser written from the providers' formats reads that, independently of the stack
 (`tests/integration/rag/llm/recorded_truth.py` has the rules of comparison). `python -m
 tests.integration.rag.llm.recordings` writes this page; `tests/integration/rag/llm/test_recordings.py` guards it.
 """
