@@ -8,7 +8,7 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,23 +18,27 @@ import structlog
 from api.backends import Store, make_database, make_store
 from api.db.data_folder import DataFolder, FileLock
 from api.db.database import Database
+from api.db.services.meters import make_meters
+from api.db.services.model_catalogue import ModelCatalogue
+from api.db.services.secret_box import SecretBox, former_secrets
 from api.db.services.task_service import EMBEDDED_OWNER, TaskService
+from api.db.services.tenant_logins import TenantLogins
 from api.db.services.upkeep_service import UpkeepService
+from api.worker_models import WorkerModels
 from rag.blob.object_store import ObjectBlobStore
 from rag.chunk.registry import chunkers
 from rag.core import blocking, logs
 from rag.core.blocking import Lane, run_in
 from rag.core.clock import Clock, SystemClock
-from rag.core.errors import Conflict, RagError, StoreUnavailable, Unsupported
+from rag.core.errors import Conflict, RagError, StoreUnavailable
 from rag.core.ids import new_id
 from rag.core.resources import asset_path
 from rag.core.settings import Settings
-from rag.core.types import Matrix
-from rag.ingest.base import Job
 from rag.ingest.grouping import EmbedGroup, WriteGroup
 from rag.ingest.pipeline import Adapters, Pipeline
 from rag.ingest.runner import Runner
 from rag.llm.minilm import MiniLmEmbedder
+from rag.llm.registry import Registry
 from rag.parse.base import ParseLimits
 from rag.parse.pool import ParsePool
 from rag.queue.embedded import WorkerQueue
@@ -198,21 +202,11 @@ async def _open(
             patient=bool(settings.rows.url or settings.index.url),
         )
 
-        def group_of(name: str) -> EmbedGroup:
-            if name not in (model.name, model.name.partition("@")[0]):
-                raise Unsupported(f"The embedding model {name!r} is not available to the worker.")
-            return embedding
-
-        def group_of_job(job: Job) -> EmbedGroup:
-            return group_of(job.embedding_model)
-
-        async def embed(name: str, texts: Sequence[str]) -> Matrix:
-            return await group_of(name).encode(texts)
-
+        models = WorkerModels(await stack.enter_async_context(_catalogue(settings, folder, db)), embedding)
         adapters = Adapters(
             parser=pool,
             chunkers=chunkers(),
-            embed=group_of_job,
+            embed=models.of_job,
             store=store,
             blobs=blobs,
             sink=tasks,
@@ -227,11 +221,35 @@ async def _open(
             owner=owner,
             folder=folder,
             tasks=tasks,
-            upkeep=UpkeepService(db, clock, store, blobs, embed),
+            upkeep=UpkeepService(db, clock, store, blobs, models.embed),
             store=store,
             writes=writes,
             runner=Runner(tasks, Pipeline(adapters), queue, clock, ingest, owner=owner),
         )
+
+
+@asynccontextmanager
+async def _catalogue(settings: Settings, folder: DataFolder, db: Database) -> AsyncIterator[ModelCatalogue]:
+    """The models of the server and of its tenants, open; what tenants change is followed."""
+    clock = SystemClock()
+    given = settings.auth.secret
+    secret = given.get_secret_value() if given is not None else await run_in(Lane.FILES, folder.secret)
+    logins = TenantLogins(db, SecretBox(secret, *former_secrets(settings)), private=settings.models.private_addresses)
+    meters = make_meters(settings, db, clock)
+    models = ModelCatalogue(
+        settings, Registry(settings), usage=meters.usage, clock=clock, logins=logins, budget=meters.budget
+    )
+    await models.open()
+    try:
+        await models.refresh()
+        watching = asyncio.create_task(models.watch(settings.models.tenants_refresh_s))
+        try:
+            yield models
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+    finally:
+        await models.close()
 
 
 class _Keeper:

@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import structlog
@@ -20,7 +21,7 @@ from rag.core.clock import Clock
 from rag.core.errors import ModelBadOutput, RagError, StoreUnavailable
 from rag.core.types import ChunkText, Matrix
 from rag.ingest.base import Ended, Job, Sink, TaskLost
-from rag.llm.base import Embedded, Embedder
+from rag.llm.base import Embedded
 from rag.store.base import Entry, Place, SearchStore
 
 EMBED_AT_ONCE = 16
@@ -48,15 +49,26 @@ class _Texts:
         return sum(map(len, self.texts))
 
 
+class Passages(Protocol):
+    """An `Embedder`, as far as passages go."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dim(self) -> int: ...
+    def encode(self, texts: Sequence[str]) -> Any: ...
+
+
 class EmbedGroup:
     """Embeds texts of all documents in work, in the order they were handed in.
 
     `lanes` calls run side by side. With a local model of one thread each they use the cores better than one call
-    that splits every matrix product.
+    that splits every matrix product. `dim` is the length that vectors must have, where the model does not know its own
+    before its first call.
     """
 
-    def __init__(self, embedder: Embedder, *, lanes: int, at_once: int = EMBED_AT_ONCE) -> None:
-        self.dim = embedder.dim
+    def __init__(self, embedder: Passages, *, lanes: int, at_once: int = EMBED_AT_ONCE, dim: int = 0) -> None:
+        self.dim = dim or embedder.dim
         self._embedder = embedder
         self._lanes = lanes
         self._at_once = at_once

@@ -30,6 +30,7 @@ WIRING = {
     "api.cli",
     "api.serve",
     "api.watch",
+    "api.worker_models",
     "api.docs_reference",
     "api.cli_commands",
     "api.cli_index",
