@@ -12,6 +12,7 @@ import pytest
 
 from api.db.services.model_catalogue import ModelCatalogue
 from api.db.services.records import ModelCall
+from rag.core.blocking import Lane, stream_threads
 from rag.core.errors import RagError
 from rag.core.ids import new_id
 from rag.core.settings import load_settings
@@ -188,3 +189,33 @@ async def test_a_provider_on_a_real_socket_keeps_nothing() -> None:
             assert await settled([catalogue, registry], marker) == []
         finally:
             await catalogue.close()
+
+
+@pytest.mark.parametrize("kind", [AsyncModels, SyncModels])
+@pytest.mark.holds_loop("the test counts all objects of the process on the loop")
+async def test_calls_leave_no_objects_behind(kind: type[AsyncModels] | type[SyncModels]) -> None:
+    """A fifth of them cancelled; the second half finds as many objects as the first has left."""
+    sink = Counting()
+    model = kind("echo@Testing", Script(deltas=[*[Delta(text="word ")] * 5, Delta(finish="stop")]))
+    catalogue = ModelCatalogue(load_settings(environ={}), FixedModels([model]), usage=sink)
+
+    async def call(number: int) -> None:
+        request = ChatRequest(turns=(Turn(role="user", content=f"question {number}"),))
+        calling = asyncio.ensure_future(catalogue.bundle_chat("echo@Testing", tenant_id=str(number)).chat(request))
+        if number % 5 == 0:
+            await asyncio.sleep(0)
+            calling.cancel()
+        await asyncio.gather(calling, return_exceptions=True)
+
+    counts: list[int] = []
+    for half in range(2):
+        for start in range(0, 500, 50):
+            await asyncio.gather(*(call(half * 500 + start + number) for number in range(50)))
+        await catalogue.settle()
+        async with asyncio.timeout(10):
+            while stream_threads(Lane.REMOTE).running:
+                await asyncio.sleep(0.01)
+        gc.collect()
+        counts.append(len(gc.get_objects()))
+    assert sink.rows == 1000
+    assert counts[1] - counts[0] < 100
