@@ -153,8 +153,14 @@ class Embedded:
 class Embedder(Protocol):
     """`encode` may be a coroutine function or a plain function; so may `encode_query`."""
 
-    name: str
-    dim: int
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dim(self) -> int:
+        """Length of the vectors. Raises ModelBadOutput where that is not known before the first call; see
+        `rag.llm.embedding.dim_of`."""
+        ...
 
     def encode(self, texts: Sequence[str]) -> Any:
         """Embedded, one row per text in order; an empty text gets a zero row. Long texts are windowed and pooled."""
