@@ -5,7 +5,7 @@ sessions are added up from the calls themselves, over the index of (tenant, time
 """
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -186,12 +186,9 @@ class UsageStats:
             own = _own_calls(principal, days) & column.is_null(False)
             if chat_id:
                 own &= Usage.dialog_id == chat_id
-            sums = {name: expression.alias(name) for name, expression in _SUMS.items()}
-            order = (peewee.SQL("cost_usd").desc(), peewee.SQL("prompt_tokens").desc(), column)
-            query = Usage.select(column.alias("spender"), *sums.values()).where(own).group_by(column)
-            rows: list[Any] = list(query.order_by(*order).limit(limit).dicts())
-            names = _names(table, principal, [row["spender"] for row in rows])
-            return [Spent(id=row["spender"], name=names.get(row["spender"], ""), totals=_totals(row)) for row in rows]
+            found = list(_dearest(column, own, limit))
+            names = _names(table, principal, [spender for spender, _ in found])
+            return [Spent(id=one, name=names.get(one, ""), totals=totals) for one, totals in found]
 
         return await self._db.run(read)
 
@@ -256,6 +253,23 @@ _SUMS: dict[str, Any] = {
     "reasoning_tokens": fn.SUM(Usage.reasoning_tokens),
     "cost_usd": fn.COALESCE(fn.SUM(Usage.cost_usd), 0.0),
 }
+
+
+def _summed(column: Any, own: Any) -> Any:
+    sums = [expression.alias(name) for name, expression in _SUMS.items()]
+    return Usage.select(column.alias("spender"), *sums).where(own).group_by(column)
+
+
+def _dearest(column: Any, own: Any, limit: int) -> Iterator[tuple[str, Totals]]:
+    order = (_SUMS["cost_usd"].desc(), _SUMS["prompt_tokens"].desc(), column)
+    if column is Usage.conversation_id:
+        # First who they are, by few sums: engines sort the calls to group them by many, and wide rows take long. All
+        # sums of those few follow, in their order.
+        first = Usage.select(column).where(own).group_by(column).order_by(*order).limit(limit)
+        rows: Iterable[Any] = first.tuples()
+        own &= column.in_([row[0] for row in rows])
+    for row in _summed(column, own).order_by(*order).limit(limit).dicts():
+        yield row["spender"], _totals(row)
 
 
 def _totals(row: dict[str, Any]) -> Totals:
