@@ -164,7 +164,9 @@ def _content(turn: Turn, *, mark: bool) -> str | list[dict[str, Any]]:
         return valid(turn.content)
     parts: list[dict[str, Any]] = [{"type": "text", "text": valid(turn.content)}] if turn.content else []
     parts += [{"type": "image_url", "image_url": {"url": data_url(picture)}} for picture in turn.pictures]
-    if mark and parts:
+    if not parts:
+        return ""
+    if mark:
         parts[-1]["cache_control"] = _MARK
     return parts
 

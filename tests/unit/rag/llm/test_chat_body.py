@@ -127,6 +127,11 @@ async def test_caching_is_marked_on_the_last_tool_and_system_turn() -> None:
     ]
 
 
+async def test_an_empty_system_turn_stays_plain() -> None:
+    found = await body(replace(SYSTEM, content=""), HI, cache_prefix=True)
+    assert found["messages"][0] == {"role": "system", "content": ""}
+
+
 @pytest.mark.parametrize("caching", ["none", "automatic"])
 async def test_caching_is_not_marked_where_it_is_not_wanted(caching: Any) -> None:
     info = replace(INFO, capabilities=replace(ALL, prompt_caching=caching))
