@@ -12,7 +12,7 @@ from rag.core.conveyor import Conveyor
 from rag.core.errors import LimitExceeded
 
 T = TypeVar("T")
-LIMIT = 256
+LIMIT = 1024
 PATIENCE_S = 30.0
 _LEFT_CHECK_S = 0.25
 

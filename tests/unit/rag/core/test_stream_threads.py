@@ -293,3 +293,13 @@ def test_an_iterator_that_never_comes_back_keeps_no_process_from_ending() -> Non
         "asyncio.run(main())\n"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0
+
+
+async def test_hundreds_that_compute_wait_for_their_turn() -> None:
+    """A crowd at the built-in model is slow, and refused nothing."""
+
+    def answer(number: int) -> Iterator[int]:
+        yield from (number, number + 1)
+
+    streams = [blocking.iterate(lambda n=n: answer(n), lane=Lane.MODEL) for n in range(400)]
+    assert await asyncio.gather(*(all_of(stream) for stream in streams)) == [[n, n + 1] for n in range(400)]
