@@ -346,7 +346,7 @@ class DialogService:
             kit.sources.begin(prompt.reference)
         return prompt
 
-    async def _streamed(
+    def _streamed(
         self, call: _Call, brief: Brief, bundle: LLMBundle, ready: _Ready
     ) -> AsyncGenerator[DialogEvent, None]:
         """The model's reply. Without citations, marks are taken out as they come."""
@@ -367,10 +367,7 @@ class DialogService:
         if kit is not None:
             kit = replace(kit, limits=replace(kit.limits, room_tokens=max(0, prompt.left - kit.tokens)))
         marks = citation.MarkFilter() if brief.dataset_ids and not brief.quote else None
-        events = reply_events(bundle, request, ready.said, kit=kit, marks=marks, empty=brief.empty_response)
-        async with aclosing(events):
-            async for event in events:
-                yield event
+        return reply_events(bundle, request, ready.said, kit=kit, marks=marks, empty=brief.empty_response)
 
     def _arms(self, call: _Call) -> Arms:
         return self._flags.arms(tenant_id=call.principal.tenant_id, session_id=call.session_id)
