@@ -13,6 +13,9 @@ Count = Callable[[str], int]
 
 TURN_TOKENS = 4
 """What a message takes besides its text: role and separators."""
+PICTURE_TOKENS = 1000
+"""About what a picture takes. Providers count by size and model, from some hundred to some thousand; where that is too
+little here, they say so and the oldest turns go (`rag.llm.overflow`)."""
 _UNDERCOUNT = 1.1
 _MOST_CHARS_PER_TOKEN = 16
 """Ordinary text has about four; a text longer than this many times its room is cut before it is counted."""
@@ -57,7 +60,7 @@ def place_whole(costs: Sequence[int], room: int) -> list[int]:
 
 
 def turn_cost(turn: Turn, count: Count) -> int:
-    return count(turn.content) + TURN_TOKENS
+    return count(turn.content) + TURN_TOKENS + PICTURE_TOKENS * len(turn.pictures)
 
 
 def fit_history(history: Sequence[Turn], room: int, count: Count) -> tuple[Turn, ...]:

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag.core.types import Turn
+from rag.core.types import Picture, Turn
 from rag.nlp import budget
 
 
@@ -78,3 +78,11 @@ def test_an_opener_is_left_out() -> None:
 
 def test_one_turn_too_long_ends_the_history() -> None:
     assert budget.fit_history([user("first"), user("x" * 10**6), user("last")], 50, count) == (user("last"),)
+
+
+def test_pictures_take_their_share_of_the_room() -> None:
+    seen = Turn(role="user", content="this?", pictures=(Picture(media_type="image/png", data=b"x"),) * 2)
+    later = (Turn(role="assistant", content="a cat"), Turn(role="user", content="and that?"))
+    assert budget.turn_cost(seen, len) == 5 + budget.TURN_TOKENS + 2 * budget.PICTURE_TOKENS
+    assert budget.fit_history((seen, *later), 1000, len) == later[1:]
+    assert budget.fit_history((seen, *later), 3000, len) == (seen, *later)
