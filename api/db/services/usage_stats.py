@@ -255,20 +255,13 @@ _SUMS: dict[str, Any] = {
 }
 
 
-def _summed(column: Any, own: Any) -> Any:
-    sums = [expression.alias(name) for name, expression in _SUMS.items()]
-    return Usage.select(column.alias("spender"), *sums).where(own).group_by(column)
-
-
 def _dearest(column: Any, own: Any, limit: int) -> Iterator[tuple[str, Totals]]:
-    order = (_SUMS["cost_usd"].desc(), _SUMS["prompt_tokens"].desc(), column)
-    if column is Usage.conversation_id:
-        # First who they are, by few sums: engines sort the calls to group them by many, and wide rows take long. All
-        # sums of those few follow, in their order.
-        first = Usage.select(column).where(own).group_by(column).order_by(*order).limit(limit)
-        rows: Iterable[Any] = first.tuples()
-        own &= column.in_([row[0] for row in rows])
-    for row in _summed(column, own).order_by(*order).limit(limit).dicts():
+    sums = [expression.alias(name) for name, expression in _SUMS.items()]
+    query = Usage.select(column.alias("spender"), *sums).where(own).group_by(column)
+    rows: Iterable[Any] = (
+        query.order_by(_SUMS["cost_usd"].desc(), _SUMS["prompt_tokens"].desc(), column).limit(limit).dicts()
+    )
+    for row in rows:
         yield row["spender"], _totals(row)
 
 
