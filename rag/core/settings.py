@@ -137,7 +137,7 @@ class ModelSettings(Area):
         "`PARLEY_MODELS__COMPATIBLE__<NAME>__BASE_URL`.",
     )
     discover_s: float = Field(
-        300.0, ge=1, description="Seconds between looks at which models self-hosted servers have."
+        300.0, ge=0.05, description="Seconds between looks at which models self-hosted servers have."
     )
 
 

@@ -45,6 +45,7 @@ class FixedModels:
         self._others = list(others)
         self.asked: list[tuple[str, tuple[ProviderLogin, ...]]] = []
         self.warmed = 0
+        self.discovered = 0
 
     def chat_infos(self) -> list[ModelInfo]:
         return [chat.info for chat in self._chats]
@@ -81,6 +82,7 @@ class FixedModels:
 
     async def discover(self) -> None:
         """Nobody to ask."""
+        self.discovered += 1
 
     async def open(self) -> None:
         """Nothing to open."""

@@ -1,5 +1,6 @@
 """Which models there are for a use case, and bundles of them: the server's, and those of the asking tenant."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
@@ -274,9 +275,16 @@ class ModelCatalogue:
             await self._logins.refresh()
 
     async def watch(self, every_s: float) -> None:
-        """See for ever what other processes change in the tenants' rows."""
-        if self._logins is not None:
-            await self._logins.watch(every_s)
+        """See for ever what other processes change in the tenants' rows, and which models self-hosted servers have."""
+        async with asyncio.TaskGroup() as tasks:
+            if self._logins is not None:
+                tasks.create_task(self._logins.watch(every_s))
+            tasks.create_task(self._watch_servers())
+
+    async def _watch_servers(self) -> None:
+        while True:
+            await self.discover()
+            await asyncio.sleep(self._settings.models.discover_s)
 
     def _bundle(self, context: CallContext, **parts: Any) -> LLMBundle:
         return LLMBundle(

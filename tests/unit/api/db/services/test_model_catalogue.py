@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
@@ -152,3 +153,18 @@ def test_the_first_provider_that_has_a_model_is_the_default() -> None:
 
     source = WithKey([ScriptedChat(name="extractive@Builtin"), ScriptedChat(name="large@Acme")])
     assert ModelCatalogue(load_settings(environ={}), source).default_chat() == "large@Acme"
+
+
+@pytest.mark.parametrize("with_tenants", [True, False])
+async def test_servers_are_asked_for_their_models_again_and_again(
+    tenants: Tenants, source: FixedModels, with_tenants: bool
+) -> None:
+    settings = load_settings(environ={"PARLEY_MODELS__DISCOVER_S": "0.05"})
+    models = ModelCatalogue(settings, source, logins=tenants.logins if with_tenants else None)
+    watching = asyncio.create_task(models.watch(0.2))
+    async with asyncio.timeout(5):
+        while source.discovered < 3:
+            await asyncio.sleep(0.02)
+    watching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await watching
