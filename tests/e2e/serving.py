@@ -11,12 +11,15 @@ from typing import Any
 
 import httpx
 
+from rag.core.provider_keys import VARIABLES
+
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
 
 
 def environment() -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PARLEY_", "OPENAI_"))}
+    providers = {name for variable in VARIABLES for name in (variable.name, *variable.also)}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("PARLEY_") and k not in providers}
     return kept | {"COLUMNS": "200", "NO_COLOR": "1"}
 
 
