@@ -16,6 +16,7 @@ from typing import Any
 from rag.core.blocking import Lane, run_in
 from rag.core.errors import ModelBadOutput, ModelError, ModelOverloaded, ModelRefused, ModelTimeout
 from rag.llm.endpoint import Endpoint
+from rag.llm.gemini_pieces import GeminiPieces, with_arguments
 from rag.llm.upstream_errors import seconds
 
 _lock = threading.Lock()
@@ -71,10 +72,31 @@ def load() -> Any:
                 litellm.telemetry = False
                 litellm.suppress_debug_info = True
                 litellm.drop_params = True
+                _mend_gemini()
                 get_unsupported_headers("anthropic")  # Else the first call reads a file, on the event loop.
                 asyncio.run(_rehearse(litellm))
             _library = litellm
         return _library
+
+
+def _mend_gemini() -> None:
+    """Let the library read Gemini's calls that have no arguments, or have them in pieces. It offers no place for that:
+    its two readers are replaced, of the version that is pinned."""
+    from litellm.llms.vertex_ai.gemini import vertex_and_google_ai_studio_gemini
+
+    gemini: Any = vertex_and_google_ai_studio_gemini
+    read_parts, base = gemini.VertexGeminiConfig._transform_parts, gemini.ModelResponseIterator
+
+    def transform_parts(parts: Any, *arguments: Any, **named: Any) -> Any:
+        return read_parts(with_arguments(parts), *arguments, **named)
+
+    class WholeCalls(base):  # type: ignore[misc,valid-type]
+        def chunk_parser(self, chunk: dict[str, Any]) -> Any:
+            pieces = self.__dict__.setdefault("pieces_of_calls", GeminiPieces())
+            return super().chunk_parser(pieces.put_right(chunk))
+
+    gemini.VertexGeminiConfig._transform_parts = staticmethod(transform_parts)
+    gemini.ModelResponseIterator = WholeCalls
 
 
 async def _rehearse(litellm: Any) -> None:

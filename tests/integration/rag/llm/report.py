@@ -11,10 +11,6 @@ from tests.integration.rag.llm.replaying import Part, replaying
 
 PAGE = Path(__file__).resolve().parents[4] / "docs" / "recordings.md"
 
-PARTIAL_ARGUMENTS = (
-    "Arguments in pieces (`partialArgs`), which Gemini sends only where a request asks for them; LiteLLM ends the "
-    "reply with an error, and the stack never asks"
-)
 PROTOBUF = "xAI's gRPC: binary messages, not HTTP replies; LiteLLM and the stack speak xAI's HTTP API"
 REASONS = {
     "pydantic_ai/test_xai/test_xai_builtin_mcp_server_tool_stream.xai.yaml": PROTOBUF,
@@ -23,14 +19,6 @@ REASONS = {
     "vercel/anthropic/skills/anthropic-skill-version-create.json": "No model's reply: a skill was stored",
     "vercel/openai/image/openai-image.json": "A picture that was drawn: no part of the stack draws",
     "vercel/groq/groq-transcription-text.json": "Plain text, which Groq sends on demand; the stack asks for JSON",
-    **{
-        f"vercel/google/google-{name}.chunks.txt": PARTIAL_ARGUMENTS
-        for name in (
-            "stream-no-args-tool-call",
-            "stream-tool-call-array-arguments-missing-terminal-function-call",
-            "vertex-stream-tool-call-arguments-nested.1",
-        )
-    },
 }
 """Why a recording does not come out equal. May only shrink: the test fails for a recording that is not listed here and
 does not match, and for a listed one that does."""

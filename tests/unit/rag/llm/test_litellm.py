@@ -4,7 +4,11 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from pydantic import SecretStr
 
 from rag.core.blocking import Lane, run_in
 from rag.core.errors import ModelError, ModelOverloaded, ModelTimeout
@@ -165,3 +169,36 @@ async def test_usage_that_the_library_counted_itself_is_marked(upstream: FaultyU
         assert deltas[-1].usage is not None
         assert deltas[-1].usage.estimated is not told
     await litellm_port.close_clients()
+
+
+@pytest.mark.parametrize("streams", [True, False])
+async def test_a_call_of_gemini_without_arguments_is_a_call(streams: bool) -> None:
+    """The library ends such a reply with a KeyError; see `rag.llm.gemini_pieces`."""
+    await run_in(Lane.MODEL, litellm_port.load)
+    parts = [{"text": "I will look."}, {"functionCall": {"name": "now"}}]
+    reply = {
+        "candidates": [{"content": {"role": "model", "parts": parts}, "finishReason": "STOP"}],
+        "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 2, "totalTokenCount": 5},
+    }
+
+    async def answer(request: web.Request) -> web.Response:
+        data = orjson.dumps(reply)
+        if "stream" in request.path:
+            return web.Response(body=b"data: " + data + b"\r\n\r\n", content_type="text/event-stream")
+        return web.Response(body=data, content_type="application/json")
+
+    app = web.Application()
+    app.router.add_post("/{rest:.*}", answer)
+    async with TestServer(app) as server:
+        endpoint = Endpoint(
+            base_url=str(server.make_url("/v1beta")),
+            api_key=SecretStr(SECRET),
+            litellm_prefix="gemini",
+            model="gemini-x",
+        )
+        model = LiteLLMBase(INFO, endpoint, deadlines=Deadlines(), streams=streams)
+        deltas = await said_by(model, a_request())
+        await litellm_port.close_clients()
+    assert "".join(delta.text for delta in deltas) == "I will look."
+    assert [(call.name, call.arguments) for call in deltas[-1].tool_calls] == [("now", "{}")]
+    assert deltas[-1].finish == "tool_calls"

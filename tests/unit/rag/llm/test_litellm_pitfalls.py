@@ -103,7 +103,7 @@ LINES: dict[str, tuple[str, ...]] = {
 @pytest.fixture
 async def model(endpoint: Endpoint) -> AsyncIterator[LiteLLMBase]:
     await run_in(Lane.MODEL, litellm_port.load)
-    yield LiteLLMBase(INFO, endpoint, deadlines=Deadlines(first_token_s=0.4, next_token_s=0.4, answer_s=1.2))
+    yield LiteLLMBase(INFO, endpoint, deadlines=Deadlines())
     await litellm_port.close_clients()
 
 
@@ -211,8 +211,9 @@ async def test_deadlines_are_our_own(model: LiteLLMBase, upstream: FaultyUpstrea
     """`stream_timeout=1` did not fire, `timeout=1` is per read: own deadlines for the first chunk, for each later
     chunk, and for the whole."""
     upstream.will(plan)
+    hasty = Deadlines(first_token_s=0.4, next_token_s=0.4, answer_s=1.2)
     with pytest.raises(ModelTimeout, match=words):
-        await said_by(model, a_request())
+        await said_by(LiteLLMBase(INFO, model._endpoint, deadlines=hasty), a_request())
 
 
 @pytest.mark.parametrize("fault", ["reset_midway", "cut_midway", "error_in_stream"])
