@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from api.db.database import Database
@@ -31,7 +31,8 @@ SCOPE_S = 1.0
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchScope:
     """Datasets of one tenant that can be searched together. Only `RetrievalService.scope` makes one: who holds it may
-    search there. `hidden` names the versions that no search may see, as they were at `read_s` (monotonic)."""
+    search there. `hidden` names the versions that no search may see, as they were at `read_s` (monotonic); `key_id` the
+    API key that asks, if one does."""
 
     tenant_id: str
     dataset_ids: tuple[str, ...]
@@ -39,6 +40,7 @@ class SearchScope:
     embedding_model: str
     hidden: tuple[str, ...]
     read_s: float
+    key_id: str = ""
 
 
 class QuestionEmbedder(Protocol):
@@ -50,7 +52,9 @@ class QuestionEmbedder(Protocol):
 class QuestionEmbedders(Protocol):
     """What this service needs of the catalogue of models."""
 
-    def bundle_embed(self, name: str = "", *, tenant_id: str = "", purpose: str = "embed") -> QuestionEmbedder: ...
+    def bundle_embed(
+        self, name: str = "", *, tenant_id: str = "", purpose: str = "embed", key_id: str = ""
+    ) -> QuestionEmbedder: ...
     async def measure(self, embedding_model: str, tenant_id: str = "") -> int: ...
 
 
@@ -75,7 +79,7 @@ class RetrievalService:
         wanted = tuple(dict.fromkeys(dataset_ids))
         if not wanted:
             raise InvalidInput("Name at least one dataset to search.", field="dataset_ids")
-        return await self._read_scope(principal.tenant_id, wanted)
+        return replace(await self._read_scope(principal.tenant_id, wanted), key_id=principal.key_id)
 
     async def retrieve(self, principal: Principal, request: RetrievalRequest) -> Retrieved:
         """Return the page of hits that the request asks for, best first.
@@ -97,8 +101,8 @@ class RetrievalService:
         """
         async with self._turns:
             if self._clock.monotonic() - scope.read_s > SCOPE_S:
-                scope = await self._read_scope(scope.tenant_id, scope.dataset_ids)
-            embedder = self._models.bundle_embed(scope.embedding_model, tenant_id=scope.tenant_id)
+                scope = replace(await self._read_scope(scope.tenant_id, scope.dataset_ids), key_id=scope.key_id)
+            embedder = self._models.bundle_embed(scope.embedding_model, tenant_id=scope.tenant_id, key_id=scope.key_id)
 
             async def embed(question: str) -> Vector:
                 vector: Vector = (await embedder.encode_query(question)).vectors[0]

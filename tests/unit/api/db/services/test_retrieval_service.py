@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,13 @@ class Embedder:
 
 
 class Models:
-    def bundle_embed(self, name: str = "", *, tenant_id: str = "", purpose: str = "embed") -> Embedder:
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+
+    def bundle_embed(
+        self, name: str = "", *, tenant_id: str = "", purpose: str = "embed", key_id: str = ""
+    ) -> Embedder:
+        self.keys.append(key_id)
         return Embedder()
 
     async def measure(self, embedding_model: str, tenant_id: str = "") -> int:
@@ -89,3 +96,14 @@ async def test_a_scope_that_has_waited_is_read_again(
     world.clock.pass_s(SCOPE_S + 1)
     with pytest.raises(NotFound):
         await retrieval.search(scope, request(dataset.id))
+
+
+async def test_the_key_that_asks_pays_for_the_question(world: World, retriever: Retriever) -> None:
+    models = Models()
+    retrieval = RetrievalService(world.db, retriever, models, world.clock)  # type: ignore[arg-type]  # a fake
+    dataset = await world.dataset()
+    scope = await retrieval.scope(replace(ANN, key_id="k1"), [dataset.id])
+    await retrieval.search(scope, request(dataset.id))
+    world.clock.pass_s(SCOPE_S + 1)
+    await retrieval.search(scope, request(dataset.id))
+    assert models.keys == ["k1", "k1"]
