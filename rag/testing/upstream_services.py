@@ -72,6 +72,8 @@ class ServicesUpstream:
         }
         for path, handler in post.items():
             app.router.add_post("/v1" + path, self._answering(handler))
+            # As Azure has them.
+            app.router.add_post("/openai/deployments/{model}" + path, self._answering(handler))
         # As Cohere has them.
         app.router.add_post("/v2/embed", self._answering(self._cohere_embed))
         app.router.add_post("/v2/rerank", self._answering(self._rerank))
@@ -97,7 +99,7 @@ class ServicesUpstream:
             self.busy += 1
             self.busiest = max(self.busiest, self.busy)
             try:
-                if self.key and self.key not in request.headers.get("Authorization", ""):
+                if self.key and not self._fits(request):
                     return web.json_response({"error": {"message": f"wrong key {request.headers}"}}, status=401)
                 if self.answer is not None:
                     return await self._instead(request, self.answer)
@@ -109,6 +111,11 @@ class ServicesUpstream:
                 self.busy -= 1
 
         return answered
+
+    def _fits(self, request: web.Request) -> bool:
+        return f"Bearer {self.key}" == request.headers.get("Authorization") or self.key == request.headers.get(
+            "api-key"
+        )
 
     async def _instead(self, request: web.Request, answer: Answer) -> web.StreamResponse:
         await asyncio.sleep(answer.wait_s)

@@ -268,6 +268,39 @@ async def test_a_probe_is_a_real_call(services: ServicesUpstream, kind: Kind, pa
         await probed(services, kind)
 
 
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("chat", "/chat/completions"),
+        ("embedding", "/embeddings"),
+        ("tts", "/audio/speech"),
+        ("image2text", "/chat/completions"),
+    ],
+)
+async def test_azure_is_called_by_deployment_with_its_own_header(
+    services: ServicesUpstream, kind: Any, path: str
+) -> None:
+    registry = Registry(settings(AZURE_API_KEY=KEY, AZURE_API_BASE=services.url.removesuffix("/v1")))
+    await registry.probe(login("Azure-OpenAI", KEY), kind, "mine")
+    await registry.probe(login("Azure-OpenAI", f'{{"api_key": "{KEY}", "api_version": "2030-01-01"}}'), kind, "mine")
+    first, second = services.calls
+    assert first.path == f"/openai/deployments/mine{path}?api-version=2024-10-21"
+    assert second.path == f"/openai/deployments/mine{path}?api-version=2030-01-01"
+    assert first.headers["api-key"] == second.headers["api-key"] == KEY
+    assert "Authorization" not in first.headers
+    await registry.close()
+
+
+async def test_a_server_without_keys_is_sent_none(services: ServicesUpstream) -> None:
+    services.key = ""
+    registry = Registry(settings(OLLAMA_API_BASE=services.url.removesuffix("/v1")))
+    await registry.open()
+    await registry.embedder("nomic@Ollama").encode(["text"])
+    assert services.calls[0].path == "/v1/embeddings"
+    assert "Authorization" not in services.calls[0].headers
+    await registry.close()
+
+
 async def test_a_probe_of_what_cannot_be_says_why() -> None:
     registry = Registry(settings())
     with pytest.raises(InvalidInput):
