@@ -228,10 +228,11 @@ def _translate(error: Any, ours: type[ModelError], *, model: str, secrets: Seque
     # `litellm.RateLimitError: RateLimitError: OpenAIException - what the provider said`
     # For failures in mid-stream that is followed by a stack trace, which is nobody's business.
     told = str(getattr(error, "message", "") or error).partition("Traceback (most recent call last)")[0]
-    reason = told.rpartition("Exception - ")[2].strip()[:400]
+    reason = told.rpartition("Exception - ")[2].strip()
     for secret in secrets:
         reason = reason.replace(secret, "***")
-    return ours(f"{model!r}: the call failed. The provider says: {reason}", **facts)
+    # Cut last: a part of a key is still the key's.
+    return ours(f"{model!r}: the call failed. The provider says: {reason[:400]}", **facts)
 
 
 async def embed(endpoint: Endpoint, texts: list[str], *, name: str, query: bool, timeout_s: float) -> dict[str, Any]:

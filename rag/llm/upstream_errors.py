@@ -82,8 +82,8 @@ def seconds(retry_after: str | None, clock: Clock | None = None) -> float | None
 
 def _error(status: int, detail: Any, *, model: str, retry_after_s: float | None, secret: str) -> ModelError:
     reason, code = _reason(detail)
-    if secret:
-        reason = reason.replace(secret, "***")
+    # Before it is cut: a part of the key is still the key's.
+    reason = (reason.replace(secret, "***") if secret else reason)[:_MAX_REASON_CHARS].strip()
     what = _WHAT_TO_DO.get(status, "The provider has trouble; try again later" if status >= 500 else "The call failed")
     message = f"{model!r}: {what} (status {status})." + (f" It says: {reason}" if reason else "")
     facts: dict[str, Any] = {"model": model, "status": status}
@@ -101,5 +101,5 @@ def _error(status: int, detail: Any, *, model: str, retry_after_s: float | None,
 def _reason(detail: Any) -> tuple[str, str]:
     if isinstance(detail, dict):
         message = detail.get("message") or detail.get("detail") or ""
-        return str(message)[:_MAX_REASON_CHARS], str(detail.get("code") or detail.get("type") or "")
-    return (detail if isinstance(detail, str) else "")[:_MAX_REASON_CHARS].strip(), ""
+        return str(message), str(detail.get("code") or detail.get("type") or "")
+    return (detail if isinstance(detail, str) else ""), ""

@@ -1,5 +1,6 @@
 from datetime import UTC, datetime
 
+import orjson
 import pytest
 
 from rag.core.errors import ModelOverloaded, ModelRefused, ModelTimeout
@@ -44,6 +45,15 @@ def test_the_reason_is_told_and_the_key_is_not() -> None:
     error = error_for(401, b'{"error": {"message": "Incorrect key sk-1234 given"}}', model="m@P", secret="sk-1234")
     assert type(error) is ModelRefused
     assert "Incorrect key *** given" in str(error)
+
+
+@pytest.mark.parametrize("length", range(370, 401, 3))
+def test_where_the_reason_is_cut_no_part_of_the_key_is_left(length: int) -> None:
+    key = "sk-0123456789abcdefghij"
+    for body in (f"{'x' * length}{key} and more", orjson.dumps({"detail": f"{'x' * length}{key} and more"}).decode()):
+        error = error_for(401, body.encode(), model="m@P", secret=key)
+        assert "sk-0" not in str(error)
+        assert len(str(error)) < 600
 
 
 @pytest.mark.parametrize(
