@@ -126,6 +126,11 @@ class Prices:
         rate = self.rate(model)
         return None if rate is None else rate.cost(usage)
 
+    def is_known(self, provider: str) -> bool:
+        """Whether `conf/prices.yaml` tells how the map calls `provider`, or that its models are free."""
+        self.load()
+        return _plain(provider) in self._providers or _plain(provider) in self._free
+
     def is_free(self, model: str) -> bool:
         """Whether calls of `<model>@<provider>` cost nothing, as far as is known."""
         rate = self.rate(model)

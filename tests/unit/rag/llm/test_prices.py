@@ -8,6 +8,7 @@ import pytest
 from rag.core.errors import InvalidInput
 from rag.core.settings import PriceSettings
 from rag.core.types import TokenUsage
+from rag.llm.models_file import read_models_file
 from rag.llm.prices import Prices, Rate, read_prices_file
 
 MAP = {
@@ -174,3 +175,28 @@ def test_reading_prices_runs_none_of_the_package() -> None:
 
 def test_nothing_costs_nothing() -> None:
     assert Rate(input=1, output=1).cost(TokenUsage()) == 0.0
+
+
+SPOKEN = ("whisper", "transcribe", "tts", "voxtral", "orpheus")
+NOT_IN_THE_MAP = {"OpenRouter", "AIMLAPI"}
+
+
+def test_what_our_providers_list_has_a_price() -> None:
+    """All providers are named in conf/prices.yaml, and nearly all that they list is priced there or by the map."""
+    prices = Prices()
+    lacking: list[str] = []
+    listed = 0
+    for name, provider in read_models_file().providers.items():
+        if name in NOT_IN_THE_MAP or name == "OpenAI-API-Compatible":
+            continue
+        assert prices.is_known(name), name
+        models = [model for model in provider.models if not any(word in model for word in SPOKEN)]
+        listed += len(models)
+        lacking += [f"{model}@{name}" for model in models if prices.rate(f"{model}@{name}") is None]
+    assert listed > 100
+    assert len(lacking) <= listed * 0.06, lacking
+
+
+def test_providers_that_the_map_lacks_have_no_guessed_price() -> None:
+    for model in ("openai/gpt-4o-mini@OpenRouter", "gpt-4o-mini@AIMLAPI", "gpt-4o-mini@OpenAI-API-Compatible"):
+        assert Prices().rate(model) is None, model
