@@ -2,13 +2,10 @@
 
 import asyncio
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager
-from pathlib import Path
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -20,28 +17,14 @@ from rag.core.events import Done, ToolFinished, ToolStarted
 from rag.core.tool_settings import ToolSettings
 from rag.llm.tool_round import ToolResult
 from rag.testing.scripted_replies import ScriptedReplies, call, calls, says
+from tests.servers.mcp_process import running_server
 from tests.unit.api.db.services.talk import Talk, all_of, only
 from tests.unit.api.db.services.world import TestClock, World
-
-ROOT = Path(__file__).resolve().parents[5]
-
-
-@contextmanager
-def running() -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """A server of its own; its address and its process."""
-    command = [sys.executable, "-m", "tests.servers.mcp_server"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    try:
-        assert process.stdout is not None
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}/mcp", process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with running() as (url, _):
+    with running_server() as (url, _):
         yield url
 
 
@@ -139,7 +122,7 @@ async def test_a_tool_that_takes_too_long_ends_at_its_timeout(address: str) -> N
 
 
 async def test_a_server_that_dies_in_the_middle_is_an_error_at_once() -> None:
-    with running() as (url, _):
+    with running_server() as (url, _):
         servers = McpServers(settings(url, timeout_s=20), SystemClock())
         await servers.tools("srv")
         at = time.monotonic()
@@ -153,7 +136,7 @@ async def test_a_server_that_dies_in_the_middle_is_an_error_at_once() -> None:
 
 async def test_a_dead_server_has_no_tools_and_comes_back() -> None:
     clock = TestClock()
-    with running() as (url, process):
+    with running_server() as (url, process):
         servers = McpServers(settings(url), clock)
         names = len(await servers.tools("srv"))
         assert names > 5
