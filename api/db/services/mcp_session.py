@@ -156,13 +156,13 @@ async def _asked(server: McpServer, ask: "Ask[T]", broken: "asyncio.Future[str]"
         raise McpFailed(error.error.message[:500]) from error
     except TimeoutError as error:
         raise McpFailed(f"no reply within {timeout_s:g} seconds") from error
-    except (httpx.HTTPError, OSError, ValidationError, ExceptionGroup) as error:
+    except (httpx.HTTPError, OSError, ValidationError, BaseExceptionGroup) as error:
         raise McpFailed(_reason(error)) from error
 
 
-def _reason(error: Exception) -> str:
-    """In words, without addresses and headers."""
-    while isinstance(error, ExceptionGroup):
+def _reason(error: BaseException) -> str:
+    """In words, without addresses and headers. The library's task groups pack errors, cancellations among them."""
+    while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, httpx.HTTPStatusError):
         return f"it answered with status {error.response.status_code}"
