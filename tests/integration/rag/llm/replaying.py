@@ -29,7 +29,8 @@ from rag.llm.speech import CompatibleTranscriber
 from rag.llm.upstream import UpstreamPool
 from rag.llm.upstream_call import UpstreamCall
 from rag.llm.upstream_lane import UpstreamLane
-from tests.integration.rag.llm.recorded_truth import Call, Told, Usage, bare, told_by
+from tests.integration.rag.llm.recorded_reader import Call, Told, Usage, bare
+from tests.integration.rag.llm.recorded_truth import told_by
 from tests.integration.rag.llm.recording_server import RecordingServer
 from tests.integration.rag.llm.recordings import Exchange, Recording
 

@@ -4,7 +4,8 @@ from collections import Counter
 
 import pytest
 
-from tests.integration.rag.llm.recorded_truth import Call, told_by
+from tests.integration.rag.llm.recorded_reader import Call
+from tests.integration.rag.llm.recorded_truth import told_by
 from tests.integration.rag.llm.recording_server import aws_event, framed
 from tests.integration.rag.llm.recordings import FOLDER, Exchange, _unframed, recordings
 from tests.integration.rag.llm.report import PAGE, REASONS, page, replayed
