@@ -36,18 +36,18 @@ class WorkerModels:
         """
         return self._group(job.embedding_model, job.tenant_id, dim=job.place.dim)
 
-    async def embed(self, name: str, texts: Sequence[str]) -> Matrix:
-        """Vectors of `texts` by the built-in model, or by one of the server's own providers.
+    async def embed(self, name: str, texts: Sequence[str], tenant_id: str) -> Matrix:
+        """Vectors of `texts` by the built-in model, or as the tenant reaches another one.
 
         Raises:
             Unsupported: there is no such model.
             ModelError: the model failed.
         """
         try:
-            dim = 0 if _is_local(name) else await self._models.measure(name)
+            dim = 0 if _is_local(name) else await self._models.measure(name, tenant_id)
         except NotFound as error:
             raise Unsupported(_text(name)) from error
-        return await self._group(name, "", dim=dim).encode(texts)
+        return await self._group(name, tenant_id, dim=dim).encode(texts)
 
     def _group(self, name: str, tenant_id: str, *, dim: int) -> EmbedGroup:
         if _is_local(name):

@@ -8,14 +8,13 @@ from typing import Any
 
 from api.db.database import Database
 from api.db.services.blob_garbage import collect_blobs
-from api.db.services.entry_renewal import EntryRenewal
+from api.db.services.entry_renewal import EntryRenewal, TenantEmbed
 from api.db.services.rebuild_drop import RebuildDrop
 from api.db.services.task_rows import VERSION_DEAD
 from api.db.tables import Chunk, DocumentVersion, IndexPlace, Outbox, Task
 from rag.blob.base import BlobStore
 from rag.core.clock import Clock, now_ms
 from rag.core.errors import RagError, StoreError, StoreUnavailable
-from rag.ingest.entries import Embed
 from rag.store.base import Place, SearchStore, Selector
 
 SETTLE_MS = 10_000
@@ -42,7 +41,7 @@ class _Change:
 class UpkeepService:
     """The worker's broom."""
 
-    def __init__(self, db: Database, clock: Clock, store: SearchStore, blobs: BlobStore, embed: Embed) -> None:
+    def __init__(self, db: Database, clock: Clock, store: SearchStore, blobs: BlobStore, embed: TenantEmbed) -> None:
         self._db = db
         self._clock = clock
         self._store = store

@@ -32,7 +32,7 @@ def models(local: EmbedGroup) -> WorkerModels:
 async def test_the_built_in_model_is_the_local_one(models: WorkerModels, local: EmbedGroup) -> None:
     assert models.of_job(job("minilm@Builtin", dim=8)) is local
     assert models.of_job(job("minilm", dim=8)) is local
-    assert (await models.embed("minilm", ["a"])).shape == (1, 8)
+    assert (await models.embed("minilm", ["a"], "ann")).shape == (1, 8)
 
 
 async def test_documents_of_a_tenant_share_a_group(models: WorkerModels) -> None:
@@ -41,14 +41,14 @@ async def test_documents_of_a_tenant_share_a_group(models: WorkerModels) -> None
     assert models.of_job(job("vectors@Acme", "bob")) is not group
     async with asyncio.timeout(5):
         assert (await group.encode(["a", "b"])).shape == (2, 16)
-        assert (await models.embed("vectors@Acme", ["a"])).shape == (1, 16)
+        assert (await models.embed("vectors@Acme", ["a"], "ann")).shape == (1, 16)
 
 
 async def test_a_model_that_is_gone_is_unsupported(models: WorkerModels) -> None:
     with pytest.raises(Unsupported, match="gone@Acme"):
         models.of_job(job("gone@Acme"))
     with pytest.raises(Unsupported, match="gone@Acme"):
-        await models.embed("gone@Acme", ["a"])
+        await models.embed("gone@Acme", ["a"], "ann")
 
 
 async def test_groups_are_bounded(models: WorkerModels) -> None:

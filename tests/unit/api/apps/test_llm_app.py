@@ -309,6 +309,25 @@ async def test_the_first_user_reaches_a_server_on_this_machine(tmp_path: Path, u
         assert len(upstream.requests) == 1
 
 
+@pytest.mark.parametrize("path", ["add_llm", "set_api_key"])
+async def test_the_servers_key_is_not_sent_to_a_tenants_address(
+    tmp_path: Path, upstream: FaultyUpstream, path: str
+) -> None:
+    own = {"openai_api_key": "sk-operator-0123456789", "openai_base_url": "http://127.0.0.1:9/v1"}
+    async with web(tmp_path, models={"private_addresses": True}, providers=own) as site:
+        ann = await site.person("ann")
+        body = {"llm_factory": "OpenAI", "llm_name": "small", "model_type": "chat", "api_key": ""}
+        await post(site, ann, path, **body, api_base=upstream.url, base_url=upstream.url)
+        made = await site.call(
+            "POST", "/api/v1/chats", ann, json={"name": "a", "llm": {"model_name": "gpt-4o-mini@OpenAI"}}
+        )
+        if made["code"] == 0:
+            question = {"question": "Hello?", "stream": False}
+            await site.call("POST", f"/api/v1/chats/{made['data']['id']}/completions", ann, json=question)
+        assert upstream.requests
+        assert "sk-operator" not in repr(upstream.requests)
+
+
 async def test_redirects_are_not_followed(site: Web, ann: Person, upstream: FaultyUpstream) -> None:
     asked: list[str] = []
 

@@ -39,8 +39,8 @@ class Bench:
         )
 
     @staticmethod
-    async def embed(model: str, texts: Sequence[str]) -> Matrix:
-        assert model == "hash"
+    async def embed(model: str, texts: Sequence[str], tenant_id: str) -> Matrix:
+        assert (model, tenant_id) == ("hash", "x")
         return HashEmbedder(dim=8).encode(texts).vectors
 
     @property
