@@ -12,11 +12,11 @@ from rag.llm.endpoint import Endpoint
 from rag.llm.providers.table import FAMILIES
 from rag.llm.registry import Registry
 from rag.llm.upstream import UpstreamPool
-from rag.testing.chat_model_suite import ChatModelSuite, a_request, said_by
+from rag.testing.chat_model_suite import ChatModelSuite, ToolModelSuite, a_request, said_by
 from rag.testing.upstream import FaultyUpstream, Plan
-from tests.unit.rag.llm.conftest import SECRET, SHORT
+from tests.unit.rag.llm.conftest import SECRET, SHORT, OverUpstream
 
-CAN = Capabilities(tools=True, parallel_tools=True, json_schema=True, reasoning=True)
+CAN = Capabilities(tools=True, parallel_tools=True, json_schema=True, vision=True, reasoning=True)
 INFO = ModelInfo(name="command-a@Cohere", context_tokens=8192, max_output_tokens=1024, capabilities=CAN)
 CALLS = (
     ToolCall(id="call_a", name="weather", arguments='{"city": "Zürich"}'),
@@ -39,6 +39,12 @@ class TestContract(ChatModelSuite):
     @pytest.fixture
     def model(self, cohere: CohereLane) -> CohereLane:
         return cohere
+
+
+class TestTools(ToolModelSuite):
+    @pytest.fixture
+    def steered(self, cohere: CohereLane, upstream: FaultyUpstream) -> OverUpstream:
+        return OverUpstream(cohere, upstream)
 
 
 @pytest.mark.parametrize("fault", ["none", "whole_reply"])
