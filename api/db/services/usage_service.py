@@ -54,9 +54,10 @@ class UsageService:
         call = await self._priced(call)
         for observer in self._observers:
             observer.ended(call)
-        self._pending.append(_row(call) | {"create_time": now_ms(self._clock)})
+        row = _row(call) | {"create_time": now_ms(self._clock)}
+        self._pending.append(row)
         try:
-            await self._write()
+            await self._write(row)
         finally:
             for observer in self._observers:
                 observer.settled(call)
@@ -71,13 +72,14 @@ class UsageService:
             cost = self._prices.cost(call.model, _taken(call)) if _is_billed(call) else 0.0
         return replace(call, provider=provider, cost_usd=cost)
 
-    async def _write(self) -> None:
+    async def _write(self, row: dict[str, object]) -> None:
         async with self._turn:
-            if self._pending:
-                await asyncio.sleep(GATHER_S)
-            rows, self._pending = self._pending, []
-            if not rows:
+            # Whose row another has written leaves at once: waiting for later rows, callers would pile up for as long
+            # as calls keep coming.
+            if not any(each is row for each in self._pending):
                 return
+            await asyncio.sleep(GATHER_S)
+            rows, self._pending = self._pending, []
             settled = False
             try:
                 await self._db.write(lambda: _insert(rows))

@@ -170,3 +170,14 @@ async def test_observers_hear_of_the_end_though_the_rows_are_away(
     with pytest.raises(StoreUnavailable):
         await usage.record(PAID)
     assert [event for event, _ in watcher.seen] == ["ended", "settled"]
+
+
+async def test_who_is_written_waits_for_no_later_call(world: World) -> None:
+    usage = UsageService(world.db, world.clock)
+    records = []
+    for _ in range(60):
+        records.append(asyncio.create_task(usage.record(call())))
+        await asyncio.sleep(0.02)
+    assert all(record.done() for record in records[:20]), "they would pile up for as long as calls keep coming"
+    await asyncio.gather(*records)
+    assert await world.db.run(lambda: Usage.select().count()) == 60
