@@ -53,7 +53,8 @@ class Web:
         """One request; with `who` by API key, or by what `headers` say."""
         headers = dict(arguments.pop("headers", {}))
         if who is not None:
-            headers = who.headers("login" if path.startswith(("/v1/user", "/v1/system", "/v1/llm")) else "key") | headers
+            by_login = path.startswith(("/v1/user", "/v1/system", "/v1/llm"))
+            headers = who.headers("login" if by_login else "key") | headers
         if "content" in arguments:
             arguments["data"] = arguments.pop("content")
             headers.setdefault("Content-Type", "application/json")
