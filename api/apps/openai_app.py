@@ -164,11 +164,13 @@ async def embeddings(principal: Principal) -> Response:
         bundle = catalogue.bundle_embed(body.model, tenant_id=principal.tenant_id, key_id=principal.key_id)
     except NotFound:
         return no_such_model(body.model)
-    if body.dimensions not in (None, bundle.dim):
-        raise InvalidInput(
-            f"{bundle.name} has {bundle.dim} dimensions, no fewer and no more: leave `dimensions` out.",
-            param="dimensions",
-        )
+    if body.dimensions is not None:
+        dim = await catalogue.measure(bundle.name, principal.tenant_id)
+        if body.dimensions != dim:
+            raise InvalidInput(
+                f"{bundle.name} has {dim} dimensions, no fewer and no more: leave `dimensions` out.",
+                param="dimensions",
+            )
     embedded = await bundle.encode(texts)
     data = await run_in(Lane.MODEL, _vectors, embedded.vectors, body.encoding_format == "base64")
     usage = {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens}
