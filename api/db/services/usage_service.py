@@ -38,6 +38,7 @@ class UsageService:
         self._observers: list[CallObserver] = []
         self._pending: list[dict[str, object]] = []
         self._turn = asyncio.Lock()
+        self._gathering: asyncio.Task[None] | None = None
 
     def tell(self, observer: CallObserver) -> None:
         """Show every call from now on to `observer`."""
@@ -54,10 +55,11 @@ class UsageService:
         call = await self._priced(call)
         for observer in self._observers:
             observer.ended(call)
-        row = _row(call) | {"create_time": now_ms(self._clock)}
-        self._pending.append(row)
+        self._pending.append(_row(call) | {"create_time": now_ms(self._clock)})
         try:
-            await self._write(row)
+            if self._gathering is None:
+                self._gathering = asyncio.create_task(self._write(), name="write-usage-rows")
+            await asyncio.shield(self._gathering)
         finally:
             for observer in self._observers:
                 observer.settled(call)
@@ -72,14 +74,12 @@ class UsageService:
             cost = self._prices.cost(call.model, _taken(call)) if _is_billed(call) else 0.0
         return replace(call, provider=provider, cost_usd=cost)
 
-    async def _write(self, row: dict[str, object]) -> None:
+    async def _write(self) -> None:
+        """Write what is pending. All whose rows go with it wait for this one task: were they to wait for a turn of
+        their own, they would pile up for as long as calls keep coming."""
         async with self._turn:
-            # Whose row another has written leaves at once: waiting for later rows, callers would pile up for as long
-            # as calls keep coming.
-            if not any(each is row for each in self._pending):
-                return
             await asyncio.sleep(GATHER_S)
-            rows, self._pending = self._pending, []
+            rows, self._pending, self._gathering = self._pending, [], None
             settled = False
             try:
                 await self._db.write(lambda: _insert(rows))
