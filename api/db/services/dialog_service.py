@@ -380,9 +380,8 @@ class DialogService:
         answer = await _apart_if_long(len(text), lambda: citation.repair_marks(text, len(chunks)))
         is_own_quote = bundle.info.local
         if not citation.cited_indices(answer) and not is_own_quote and answer.strip() != brief.empty_response:
-            embedder = self._models.bundle_embed(
-                tenant_id=call.principal.tenant_id, key_id=call.principal.key_id, purpose="cite"
-            )
+            who = call.principal
+            embedder = partial(self._models.bundle_embed, tenant_id=who.tenant_id, key_id=who.key_id, purpose="cite")
             answer = await with_marks(embedder, [chunk.content for chunk in chunks], answer)
         return answer, await _apart_if_long(len(answer), lambda: citation.with_counts(sources, answer))
 

@@ -4,15 +4,19 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from api.db.services.dialog_brief import sampling_of
 from api.db.services.dialog_service import AskOptions, Sampling
+from api.db.services.usage_ledger import CallContext
 from rag.core.errors import (
+    BudgetSpent,
     Conflict,
     ModelError,
     ModelOverloaded,
     ModelRefused,
     NotFound,
+    RagError,
     StoreUnavailable,
 )
 from rag.core.events import (
@@ -27,6 +31,7 @@ from rag.core.events import (
     Usage,
 )
 from rag.core.types import Reference, Turn
+from rag.llm.base import Embedder
 from tests.unit.api.db.services.talk import CASH, DEBT, RAIN, Talk, all_of, chatter, hits, only
 from tests.unit.api.db.services.world import ANN, World
 
@@ -315,6 +320,29 @@ async def test_an_embedding_model_that_fails_leaves_the_answer_without_marks(wor
 
     talk.models._registry._embedders[:] = [Broken()]  # type: ignore[attr-defined]
     assert only(await all_of(talk.ask("Q?")), Done).answer == DEBT
+
+
+@pytest.mark.parametrize("refusal", [BudgetSpent("Spent."), StoreUnavailable("Away."), NotFound("model", "m")])
+async def test_an_answer_that_cannot_be_cited_stays(
+    world: World, refusal: RagError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = Talk(world, chatter(DEBT))
+
+    class Gate:
+        async def check(self, context: CallContext) -> None:
+            if context.purpose == "cite":
+                raise refusal
+
+    def no_embedder(*_: object) -> Embedder:
+        raise refusal
+
+    if isinstance(refusal, NotFound):
+        monkeypatch.setattr(talk.models, "_embedder", no_embedder)
+    else:
+        monkeypatch.setattr(talk.models, "_budget", Gate())
+    with capture_logs() as logs:
+        assert only(await all_of(talk.ask("Q?")), Done).answer == DEBT
+    assert [entry["code"] for entry in logs if entry["event"] == "citing_failed"] == [refusal.code]
 
 
 async def test_an_unforeseen_error_is_not_made_into_an_answer(world: World) -> None:
