@@ -120,9 +120,16 @@ def tool_spec(
     server: str, name: str, description: str, parameters: Mapping[str, Any], *, taken: Container[str] = ()
 ) -> ToolSpec | None:
     """A server's tool as models are told of it: `<server>__<tool>`, with what names may not hold replaced. None if its
-    schema cannot be used: no object, or too large."""
+    schema cannot be used: no object, too large, or not to be written again."""
     schema = {key: value for key, value in parameters.items() if key != "$schema"}
-    if schema.setdefault("type", "object") != "object" or len(orjson.dumps(schema)) > _MOST_SCHEMA_BYTES:
+    if schema.setdefault("type", "object") != "object":
+        return None
+    try:
+        written = orjson.dumps(schema)
+    except TypeError:
+        # JSON that a server may send and no request to a model can hold: huge integers, halves of characters.
+        return None
+    if len(written) > _MOST_SCHEMA_BYTES:
         return None
     schema.setdefault("properties", {})
     whole = f"{server}__{name}"

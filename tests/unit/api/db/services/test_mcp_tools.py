@@ -9,12 +9,14 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from api.db.services import mcp_session
 from api.db.services.mcp_tools import McpServers, tool_spec
 from rag.core.blocking import Lane, run_in
 from rag.core.clock import SystemClock
 from rag.core.events import Done, ToolFinished, ToolStarted
-from rag.core.tool_settings import ToolSettings
+from rag.core.tool_settings import McpServer, ToolSettings
 from rag.llm.tool_round import ToolResult
 from rag.testing.scripted_replies import ScriptedReplies, call, calls, says
 from tests.servers.mcp_process import running_server
@@ -238,9 +240,30 @@ def test_names_that_fall_together_are_told_apart() -> None:
     assert re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", second.name)
 
 
-@pytest.mark.parametrize("schema", [{"type": "string"}, {"type": "object", "x": "y" * 40_000}])
+UNUSABLE: list[dict[str, Any]] = [
+    {"type": "string"},
+    {"type": "object", "x": "y" * 40_000},
+    {"type": "object", "maximum": 2**64},
+    {"type": "object", "title": "\ud800"},
+]
+
+
+@pytest.mark.parametrize("schema", UNUSABLE)
 def test_schemas_that_cannot_be_used_are_left_out(schema: dict[str, Any]) -> None:
     assert tool_spec("s", "a", "", schema) is None
+
+
+async def test_a_schema_that_cannot_be_written_again_costs_its_own_tool_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def list_tools(server: McpServer, timeout_s: float) -> list[mcp_session.Listed]:
+        schemas = {"good": OBJECT, "big": {"type": "object", "properties": {"n": {"maximum": 2**64}}}, "more": OBJECT}
+        return [mcp_session.Listed(name=name, description="", parameters=schema) for name, schema in schemas.items()]
+
+    monkeypatch.setattr(mcp_session, "list_tools", list_tools)
+    servers = McpServers(settings("http://127.0.0.1:1/mcp"), SystemClock())
+    with capture_logs() as logs:
+        assert [tool.spec.name for tool in await servers.tools("srv")] == ["srv__good", "srv__more"]
+    assert [(entry["event"], entry["tool"]) for entry in logs] == [("mcp_tool_unusable", "big")]
+    await servers.close()
 
 
 def test_a_schema_without_properties_gets_some() -> None:
