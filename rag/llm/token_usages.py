@@ -12,10 +12,12 @@ _COMPLETION: Final = ("completion_tokens", "output_tokens")
 _CACHED: Final = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
 _WRITTEN: Final = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
 _REASONING: Final = ("reasoning_tokens",)
+MOST_TOKENS: Final = 1_000_000_000
+"""Of one call; who says more made it up, and such a figure must not reach sums and rows that cannot hold it."""
 
 
 def token_usage(usage: Mapping[str, Any]) -> TokenUsage:
-    """The provider's figures; what is missing or no number counts as 0."""
+    """The provider's figures; what is missing, no number or above `MOST_TOKENS` counts as 0."""
     prompt_details = _details(usage, "prompt_tokens_details", "input_tokens_details")
     completion_details = _details(usage, "completion_tokens_details", "output_tokens_details")
     prompt, completion = _count(_PROMPT, usage), _count(_COMPLETION, usage)
@@ -40,6 +42,6 @@ def _count(names: tuple[str, ...], *places: Mapping[str, Any]) -> int:
     for place in places:
         for name in names:
             value = place.get(name)
-            if isinstance(value, int) and value > 0:
+            if isinstance(value, int) and 0 < value <= MOST_TOKENS:
                 return value
     return 0

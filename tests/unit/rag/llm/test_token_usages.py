@@ -14,6 +14,8 @@ from rag.llm.token_usages import token_usage
             {"prompt_tokens": "7", "completion_tokens": None, "prompt_tokens_details": 3},
             TokenUsage(),
         ),
+        ({"prompt_tokens": 10**9 + 1, "completion_tokens": 2**63}, TokenUsage()),
+        ({"prompt_tokens": 2**63, "input_tokens": 10**9}, TokenUsage(prompt_tokens=10**9)),
         (
             {
                 "prompt_tokens": 9,
