@@ -1,6 +1,8 @@
 """What a provider's error means: HTTP status and body to our errors, in one table."""
 
+from datetime import UTC
 from email.utils import parsedate_to_datetime
+from math import isfinite
 from typing import Any
 
 import orjson
@@ -62,21 +64,26 @@ def _status_of(code: object) -> int | None:
         return code
     if not isinstance(code, str):
         return None
-    return int(code) if code.isdigit() else _STATUS_OF_WORD.get(code)
+    # ASCII: `isdigit` takes characters that `int` does not, and `int` refuses what is longer than any code.
+    return int(code) if code.isascii() and code.isdigit() and len(code) < 10 else _STATUS_OF_WORD.get(code)
 
 
 def seconds(retry_after: str | None, clock: Clock | None = None) -> float | None:
-    """Seconds that a Retry-After header asks for: a number, or an HTTP date."""
+    """Seconds that a Retry-After header asks for: a number, or an HTTP date, in UTC if it names no zone. None if it is
+    neither."""
     if not retry_after:
         return None
     try:
-        return max(0.0, float(retry_after))
+        wanted = float(retry_after)
+        return max(0.0, wanted) if isfinite(wanted) else None
     except ValueError:
         pass
     try:
         then = parsedate_to_datetime(retry_after)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=UTC)
     return max(0.0, (then - (clock or SystemClock()).now()).total_seconds())
 
 

@@ -25,6 +25,11 @@ class At:
         ("-1", 0.0),
         ("soon", None),
         ("Thu, 01 Jan 2026 00:00:30 GMT", 30.0),
+        ("Thu, 01 Jan 2026 00:00:30", 30.0),
+        ("Thu, 01 Jan 2026 00:00:30 -0000", 30.0),
+        ("Thu, 01 Jan 99999999999999999999 00:00:30 GMT", None),
+        ("nan", None),
+        ("inf", None),
     ],
 )
 def test_retry_after(header: str | None, expected: float | None) -> None:
@@ -69,6 +74,8 @@ def test_where_the_reason_is_cut_no_part_of_the_key_is_left(length: int) -> None
         ({"code": "context_length_exceeded", "type": "server_error"}, ModelRefused),
         ({"type": "timeout_error"}, ModelTimeout),
         ({"type": ["odd"]}, ModelOverloaded),
+        ({"code": "²"}, ModelOverloaded),
+        ({"code": "4" * 5000}, ModelOverloaded),
     ],
 )
 def test_errors_inside_a_stream(detail: object, kind: type[Exception]) -> None:
