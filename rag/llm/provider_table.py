@@ -110,10 +110,12 @@ def with_login(provider: Provider, login: ProviderLogin) -> Provider:
         return changed
     models: dict[str, ModelEntry] = dict(changed.models)
     off: set[tuple[Kind, str]] = set()
+    # On the server's key nobody but the operator says which models may be called: what is not listed has no price.
+    own_way = bool(key or login.base_url) or provider.open_names
     for own in login.models:
         if not own.enabled:
             off.add((own.kind, own.name))
-        elif own.name not in models or models[own.name].kind != own.kind:
+        elif own_way and (own.name not in models or models[own.name].kind != own.kind):
             models[own.name] = _own_entry(entry, own.kind, own.max_tokens)
     names = frozenset(own.name for own in login.models)
     return replace(changed, models=models, off=frozenset(off), own=names, login=fingerprint(login))

@@ -62,13 +62,15 @@ class ListedModel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Factory:
-    """A provider that a tenant can set up; `rank`: the higher, the further up it is shown."""
+    """A provider that a tenant can set up; `rank`: the higher, the further up it is shown. `open_names`: any of its
+    models can be called with the server's own settings."""
 
     name: str
     tags: str
     kinds: tuple[Kind, ...]
     rank: int
     needs_key: bool
+    open_names: bool = False
 
 
 class Registry:
@@ -121,7 +123,14 @@ class Registry:
     def factories(self) -> list[Factory]:
         """The providers of conf/models.yaml, the highest rank first."""
         found = [
-            Factory(name=name, tags=entry.tags, kinds=entry.kinds, rank=entry.rank, needs_key=not entry.keyless)
+            Factory(
+                name=name,
+                tags=entry.tags,
+                kinds=entry.kinds,
+                rank=entry.rank,
+                needs_key=not entry.keyless,
+                open_names=self._providers[name].open_names,
+            )
             for name, entry in self._file.providers.items()
         ]
         return sorted(found, key=lambda factory: -factory.rank)

@@ -19,6 +19,7 @@ class FixedFactory:
     kinds: tuple[str, ...] = ("chat",)
     rank: int = 0
     needs_key: bool = True
+    open_names: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +114,7 @@ class FixedProviders:
         self.probed: list[tuple[ProviderLogin, str, str]] = []
 
     def factories(self) -> list[FixedFactory]:
-        return [FixedFactory(name="Ollama", needs_key=False), FixedFactory(name="Acme", rank=9)]
+        return [FixedFactory(name="Ollama", needs_key=False, open_names=True), FixedFactory(name="Acme", rank=9)]
 
     def listed(self, logins: Sequence[ProviderLogin] = ()) -> list[FixedModel]:
         has_key = any(login.provider == "Acme" for login in logins)

@@ -114,7 +114,10 @@ class TenantModelService:
             NothingToProbe: there is no model to try the key with.
             ProbeFailed: the provider did not answer as it should.
         """
-        name = self.factory(provider).name
+        factory = self.factory(provider)
+        name = factory.name
+        if factory.needs_key and not (api_key or base_url):
+            raise InvalidInput(f"{name} needs an API key, or the address of a server.", field="api_key")
         login = await self._login(principal, name, api_key=api_key, base_url=base_url)
         await self._probe(login, self._candidates(login, kind, parted(f"{model}@{name}")[0] if model else ""))
         await self._keep(principal, name, sealed=True, api_key=api_key, base_url=base_url)
@@ -128,18 +131,14 @@ class TenantModelService:
             LimitExceeded: the tenant has too many models.
             ProbeFailed: the provider did not answer as it should.
         """
-        name = self.factory(provider).name
+        factory = self.factory(provider)
+        name = factory.name
         own = OwnModel(name=parted(f"{new.name}@{name}")[0], kind=_kind(new.kind), max_tokens=new.max_tokens)
         if not own.name.strip() or max(len(own.name), len(norm(own.name))) > 255 or not own.name.isprintable():
             raise InvalidInput("A model's name must have 1 to 255 printable characters.", field="llm_name")
         if not 0 <= own.max_tokens <= _MOST_TOKENS:
             raise InvalidInput(f"max_tokens must be 0 to {_MOST_TOKENS}.", field="max_tokens")
-        if new.api_key or new.base_url:
-            login = await self._login(principal, name, api_key=new.api_key, base_url=new.base_url)
-        else:
-            set_before = [one for one in self._logins.logins(principal.tenant_id) if norm(one.provider) == norm(name)]
-            login = set_before[0] if set_before else ProviderLogin(provider=name, api_key=SecretStr(""))
-        login = dataclasses.replace(login, models=(own,))
+        login = dataclasses.replace(await self._login_of(principal, factory, new), models=(own,))
         await self._probe(login, [(own.kind, own.name)])
         await self._keep(principal, name, own=own, sealed=True, api_key=new.api_key, base_url=new.base_url)
 
@@ -195,6 +194,19 @@ class TenantModelService:
         """All models that can be named, those that lack a key included."""
         own = await self._db.run(lambda: rows_of(principal.tenant_id))
         return listed(self._providers, self._logins, principal.tenant_id, own)
+
+    async def _login_of(self, principal: Principal, factory: Factory, new: NewModel) -> ProviderLogin:
+        """How `new` is reached: by what it brings, else by what is set for its provider."""
+        if new.api_key or new.base_url:
+            return await self._login(principal, factory.name, api_key=new.api_key, base_url=new.base_url)
+        login = ProviderLogin(provider=factory.name, api_key=SecretStr(""))
+        for one in self._logins.logins(principal.tenant_id):
+            if norm(one.provider) == norm(factory.name):
+                login = one
+        if not (login.api_key.get_secret_value() or login.base_url or factory.open_names):
+            # With the server's key it would be a call that the operator did not list and that has no price.
+            raise InvalidInput(f"{factory.name} needs a key or an address of yours for this model.", field="api_key")
+        return login
 
     async def _login(self, principal: Principal, provider: str, *, api_key: str, base_url: str) -> ProviderLogin:
         if len(api_key) > _LONGEST_KEY or not api_key.isprintable():

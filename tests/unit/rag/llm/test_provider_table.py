@@ -97,6 +97,8 @@ def test_bedrock_gets_its_keys_as_arguments_and_azure_its_version() -> None:
     endpoint = providers(**AWS)["Bedrock"].endpoint_of("amazon.nova-lite-v1:0")
     assert endpoint.litellm_arguments() == {
         "model": "bedrock/amazon.nova-lite-v1:0",
+        "api_key": "",
+        "aws_session_token": "",
         "aws_access_key_id": "a-visible",
         "aws_secret_access_key": "s-visible",
         "aws_region_name": "eu-west-1",
@@ -222,6 +224,19 @@ def test_a_login_without_key_and_address_only_changes_the_list() -> None:
     assert not found.has("openai/gpt-oss-20b", "chat")
     assert with_login(own, login("Groq", "")) is own
     assert not with_login(providers()["Groq"], login("Groq", "", models=off)).available
+
+
+def test_a_login_without_key_and_address_adds_nothing_to_the_servers_list() -> None:
+    dear = (OwnModel(name="very-dear", kind="chat"), OwnModel(name="openai/gpt-oss-20b", kind="embedding"))
+    own = providers(GROQ_API_KEY=VISIBLE)["Groq"]
+    found = with_login(own, login("Groq", "", models=dear))
+    assert found.models == own.models
+    assert not found.has("very-dear", "chat")
+    assert not found.may_have("very-dear", "chat")
+    assert with_login(own, login("Groq", models=dear)).has("very-dear", "chat")
+    assert with_login(own, login("Groq", "", base_url="http://x.test", models=dear)).has("very-dear", "chat")
+    router = providers(OPENROUTER_API_KEY=VISIBLE)["OpenRouter"]
+    assert with_login(router, login("OpenRouter", "", models=dear)).has("very-dear", "chat")
 
 
 def test_fingerprints_tell_logins_apart_and_nothing_else() -> None:

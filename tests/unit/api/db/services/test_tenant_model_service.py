@@ -139,8 +139,28 @@ async def test_an_added_model_uses_the_key_of_its_provider(tenants: Tenants) -> 
     await tenants.service.set_key(ANN, "Acme", api_key="good")
     await tenants.service.add(ANN, "Acme", NewModel(name="newest", kind="chat"))
     assert tenants.key(ANN, "newest@Acme") == "good"
-    with pytest.raises(ProbeFailed):
-        await tenants.service.add(BOB, "Acme", NewModel(name="newest", kind="chat"))
+
+
+async def test_nothing_is_set_or_added_on_the_servers_key(tenants: Tenants) -> None:
+    tenants.providers.good.add("")
+    for model in ("", "very-dear"):
+        with pytest.raises(InvalidInput, match="key"):
+            await tenants.service.set_key(BOB, "Acme", api_key="", kind="chat", model=model)
+    for model in ("very-dear", "large"):
+        with pytest.raises(InvalidInput, match="key"):
+            await tenants.service.add(BOB, "Acme", NewModel(name=model, kind="chat"))
+    assert tenants.providers.probed == []
+    assert await tenants.service.mine(BOB) == []
+
+
+async def test_an_empty_key_is_enough_where_none_is_needed(world: World) -> None:
+    tenants = Tenants(world, private=True)
+    tenants.providers.good.add("")
+    await tenants.service.set_key(ANN, "Ollama", api_key="", kind="chat", model="qwen3")
+    await tenants.service.set_key(ANN, "Acme", api_key="", base_url=LOCAL)
+    await tenants.service.add(ANN, "Acme", NewModel(name="newest", kind="chat"))
+    await tenants.service.add(BOB, "Ollama", NewModel(name="qwen3", kind="chat"))
+    assert [model for _, _, model in tenants.providers.probed] == ["qwen3", "small", "newest", "qwen3"]
 
 
 @pytest.mark.parametrize(
