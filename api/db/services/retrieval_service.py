@@ -10,11 +10,13 @@ from api.db.services.chunk_rows import hidden_versions
 from api.db.services.owned import dataset_places, in_groups
 from api.db.services.records import RetrievalRequest
 from api.db.tables import Document
+from rag.core.blocking import Lane
 from rag.core.clock import Clock
 from rag.core.errors import Conflict, InvalidInput, NotFound
 from rag.core.types import Principal, Retrieved, Vector
-from rag.llm.base import Embedded
-from rag.retrieve.retriever import Retriever
+from rag.llm.base import Embedded, Embedder
+from rag.llm.dispatch import lane_of
+from rag.retrieve.retriever import EmbedQuestion, Retriever
 from rag.store.base import Place
 
 LONGEST_QUESTION_CHARS = 8000
@@ -55,7 +57,20 @@ class QuestionEmbedders(Protocol):
     def bundle_embed(
         self, name: str = "", *, tenant_id: str = "", purpose: str = "embed", key_id: str = ""
     ) -> QuestionEmbedder: ...
+    def embedder(self, name: str, tenant_id: str = "") -> Embedder: ...
     async def measure(self, embedding_model: str, tenant_id: str = "") -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Asked:
+    """A question made ready for `scope`, and for others with the same embedding model; `took_ms` what was embedded
+    before the search began took."""
+
+    scope: SearchScope
+    question: str
+    dim: int
+    embed: EmbedQuestion
+    took_ms: float = 0.0
 
 
 class RetrievalService:
@@ -99,28 +114,57 @@ class RetrievalService:
             NotFound, Conflict: a dataset went, or moved, while this waited for its turn.
             StoreUnavailable, ModelError: the index or the embedding model did not answer.
         """
+        asked = await self._asked(await self._fresh(scope), request.question[:LONGEST_QUESTION_CHARS])
         async with self._turns:
-            if self._clock.monotonic() - scope.read_s > SCOPE_S:
-                scope = replace(await self._read_scope(scope.tenant_id, scope.dataset_ids), key_id=scope.key_id)
-            embedder = self._models.bundle_embed(scope.embedding_model, tenant_id=scope.tenant_id, key_id=scope.key_id)
+            scope = await self._fresh(asked.scope)
+            if scope.embedding_model == asked.scope.embedding_model:
+                return await self._searched(scope, request, asked)
+        return await self.search(scope, request)
 
-            async def embed(question: str) -> Vector:
-                vector: Vector = (await embedder.encode_query(question)).vectors[0]
-                return vector
+    async def _asked(self, scope: SearchScope, question: str) -> "_Asked":
+        """What is made ready before a turn comes. A model elsewhere embeds now: it may answer late or never, and who
+        waits for it must not keep others from searching. The built-in one works on our processors, in its turn."""
+        began_s = self._clock.monotonic()
+        dim = await self._models.measure(scope.embedding_model, scope.tenant_id)
+        is_here = lane_of(self._models.embedder(scope.embedding_model, scope.tenant_id)) is Lane.MODEL
+        embedder = self._models.bundle_embed(scope.embedding_model, tenant_id=scope.tenant_id, key_id=scope.key_id)
 
-            return await self._retriever.retrieve(
-                Place(name=scope.place, dim=await self._models.measure(scope.embedding_model, scope.tenant_id)),
-                embed=embed,
-                question=request.question[:LONGEST_QUESTION_CHARS],
-                dataset_ids=scope.dataset_ids,
-                document_ids=tuple(dict.fromkeys(request.document_ids)) or None,
-                without_versions=scope.hidden,
-                page=request.page,
-                page_size=request.page_size,
-                threshold=request.similarity_threshold,
-                weight=request.vector_similarity_weight,
-                top_k=request.top_k,
-            )
+        async def embed(text: str) -> Vector:
+            vector: Vector = (await embedder.encode_query(text)).vectors[0]
+            return vector
+
+        if is_here or not question.strip():
+            return _Asked(scope=scope, question=question, dim=dim, embed=embed)
+        vector = await embed(question)
+
+        async def known(_: str) -> Vector:
+            return vector
+
+        took_ms = 1000 * (self._clock.monotonic() - began_s)
+        return _Asked(scope=scope, question=question, dim=dim, embed=known, took_ms=took_ms)
+
+    async def _searched(self, scope: SearchScope, request: RetrievalRequest, asked: "_Asked") -> Retrieved:
+        found = await self._retriever.retrieve(
+            Place(name=scope.place, dim=asked.dim),
+            embed=asked.embed,
+            question=asked.question,
+            dataset_ids=scope.dataset_ids,
+            document_ids=tuple(dict.fromkeys(request.document_ids)) or None,
+            without_versions=scope.hidden,
+            page=request.page,
+            page_size=request.page_size,
+            threshold=request.similarity_threshold,
+            weight=request.vector_similarity_weight,
+            top_k=request.top_k,
+        )
+        more = {name: found.timings_ms[name] + asked.took_ms for name in ("embed", "total") if name in found.timings_ms}
+        return replace(found, timings_ms=found.timings_ms | more)
+
+    async def _fresh(self, scope: SearchScope) -> SearchScope:
+        """`scope`, read again where it is too old to begin with."""
+        if self._clock.monotonic() - scope.read_s <= SCOPE_S:
+            return scope
+        return replace(await self._read_scope(scope.tenant_id, scope.dataset_ids), key_id=scope.key_id)
 
     async def _read_scope(self, tenant_id: str, dataset_ids: tuple[str, ...]) -> SearchScope:
         read_s = self._clock.monotonic()

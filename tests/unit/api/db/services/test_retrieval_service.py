@@ -1,3 +1,4 @@
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 
 from api.db.services.records import RetrievalRequest
-from api.db.services.retrieval_service import SCOPE_S, RetrievalService
+from api.db.services.retrieval_service import SCOPE_S, SEARCHES_AT_ONCE, RetrievalService
 from api.db.tables import Dataset, DocumentVersion
 from rag.core.errors import Conflict, InvalidInput, NotFound
 from rag.core.types import Retrieved
@@ -21,27 +22,54 @@ class Retriever:
 
     async def retrieve(self, place: Any, **options: Any) -> Retrieved:
         self.asked.append({"place": place.name, **options})
+        await options["embed"](options["question"])
         return Retrieved(hits=(), total=0)
 
 
 class Embedder:
+    """Answers when `gate` opens. `waiting` counts calls that have not been answered."""
+
     dim = 384
 
+    def __init__(self, *, local: bool = False) -> None:
+        self.name = "m"
+        self.local = local
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.waiting = 0
+
     async def encode_query(self, text: str) -> Embedded:
+        self.waiting += 1
+        await self.gate.wait()
+        self.waiting -= 1
         return Embedded(vectors=np.zeros((1, 384), dtype=np.float32), tokens=1)
 
 
 class Models:
-    def __init__(self) -> None:
+    """One model for all; `own` has the models of tenants, `measured` opens when their lengths are told."""
+
+    def __init__(self, **own: Embedder) -> None:
         self.keys: list[str] = []
+        self.names: list[str] = []
+        self.own = own
+        self.measured = asyncio.Event()
+        self.measured.set()
+
+    def embedder(self, name: str, tenant_id: str = "") -> Embedder:
+        return self.own.get(tenant_id) or Embedder()
 
     def bundle_embed(
         self, name: str = "", *, tenant_id: str = "", purpose: str = "embed", key_id: str = ""
     ) -> Embedder:
         self.keys.append(key_id)
-        return Embedder()
+        self.names.append(name)
+        return self.embedder(name, tenant_id)
 
     async def measure(self, embedding_model: str, tenant_id: str = "") -> int:
+        if tenant_id in self.own:
+            self.own[tenant_id].waiting += 1
+            await self.measured.wait()
+            self.own[tenant_id].waiting -= 1
         return Embedder.dim
 
 
@@ -107,3 +135,60 @@ async def test_the_key_that_asks_pays_for_the_question(world: World, retriever: 
     world.clock.pass_s(SCOPE_S + 1)
     await retrieval.search(scope, request(dataset.id))
     assert models.keys == ["k1", "k1"]
+
+
+@pytest.mark.parametrize("step", ["measure", "embed"])
+async def test_who_waits_for_a_model_elsewhere_keeps_nobody_from_searching(
+    world: World, retriever: Retriever, step: str
+) -> None:
+    slow = Embedder()
+    models = Models(**{ANN.tenant_id: slow})
+    gate = slow.gate if step == "embed" else models.measured
+    gate.clear()
+    retrieval = RetrievalService(world.db, retriever, models, world.clock)  # type: ignore[arg-type]  # a fake
+    mine, other = await world.dataset(), await world.dataset(BOB)
+    async with asyncio.TaskGroup() as tasks:
+        waiting = [tasks.create_task(retrieval.retrieve(ANN, request(mine.id))) for _ in range(SEARCHES_AT_ONCE + 1)]
+        async with asyncio.timeout(5):
+            while slow.waiting < (SEARCHES_AT_ONCE if step == "measure" else 1):
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            await retrieval.retrieve(BOB, request(other.id))
+        assert not any(task.done() for task in waiting)
+        gate.set()
+    assert len(retriever.asked) == len(waiting) + 1
+
+
+async def test_the_built_in_model_embeds_in_its_turn(world: World, retriever: Retriever) -> None:
+    here = Embedder(local=True)
+    here.gate.clear()
+    models = Models(**{ANN.tenant_id: here})
+    retrieval = RetrievalService(world.db, retriever, models, world.clock)  # type: ignore[arg-type]  # a fake
+    dataset = await world.dataset()
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(SEARCHES_AT_ONCE + 2):
+            tasks.create_task(retrieval.retrieve(ANN, request(dataset.id)))
+        await asyncio.sleep(0.2)
+        assert here.waiting == SEARCHES_AT_ONCE
+        here.gate.set()
+    assert len(retriever.asked) == SEARCHES_AT_ONCE + 2
+
+
+async def test_a_dataset_that_moves_to_another_model_meanwhile_is_asked_with_that(
+    world: World, retriever: Retriever
+) -> None:
+    slow = Embedder()
+    slow.gate.clear()
+    models = Models(**{ANN.tenant_id: slow})
+    retrieval = RetrievalService(world.db, retriever, models, world.clock)  # type: ignore[arg-type]  # a fake
+    dataset = await world.dataset()
+    async with asyncio.TaskGroup() as tasks, asyncio.timeout(5):
+        tasks.create_task(retrieval.retrieve(ANN, request(dataset.id)))
+        while not slow.waiting:
+            await asyncio.sleep(0.01)
+        change = Dataset.update(embedding_model="new@P", place="t_new").where(Dataset.id == dataset.id)
+        await world.db.write(change.execute)
+        world.clock.pass_s(SCOPE_S + 1)
+        slow.gate.set()
+    assert models.names[1:] == ["new@P"]
+    assert [asked["place"] for asked in retriever.asked] == ["t_new"]
