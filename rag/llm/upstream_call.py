@@ -15,9 +15,8 @@ from rag.core.blocking import Lane, run_in
 from rag.core.errors import InvalidInput, ModelBadOutput, ModelOverloaded, ModelTimeout
 from rag.llm.endpoint import Endpoint
 from rag.llm.upstream import UpstreamPool
-from rag.llm.upstream_errors import error_for
+from rag.llm.upstream_errors import MAX_ERROR_BYTES, error_for, error_of, without_begun
 
-_MAX_ERROR_BYTES: Final = 64 << 10
 MAX_REPLY_BYTES: Final = 64 << 20
 _BIG_BYTES: Final = 64 << 10
 """JSON from this size on is made and parsed in a thread."""
@@ -95,12 +94,9 @@ class UpstreamCall:
         if response.status == 200:
             return response
         try:
-            text = await response.content.read(_MAX_ERROR_BYTES)
+            raise await error_of(response, model=self.name, secret=self.endpoint.secret)
         finally:
             response.close()
-        retry_after = response.headers.get("Retry-After")
-        secret = self.endpoint.secret
-        raise error_for(response.status, text, model=self.name, retry_after=retry_after, secret=secret)
 
     async def _whole(
         self, method: str, path: str, *, data: Any = None, type_: str = "", most_bytes: int = MAX_REPLY_BYTES
@@ -125,8 +121,8 @@ class UpstreamCall:
         if not isinstance(loaded, dict):
             raise self._not_understood("it sent JSON of another form")
         if loaded.get("error"):
-            text = orjson.dumps(loaded)[:_MAX_ERROR_BYTES]
             secret = self.endpoint.secret
+            text = without_begun(orjson.dumps(loaded)[:MAX_ERROR_BYTES], secret)
             raise error_for(400, text, model=self.name, secret=secret)
         return loaded
 

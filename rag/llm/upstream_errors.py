@@ -3,13 +3,18 @@
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from rag.core.clock import Clock, SystemClock
 from rag.core.errors import ModelError, ModelOverloaded, ModelRefused, ModelTimeout
 
+if TYPE_CHECKING:
+    import aiohttp
+
+MAX_ERROR_BYTES: Final = 64 << 10
+"""Of the body of an error."""
 _MAX_REASON_CHARS = 400
 _NO_QUOTA = ("insufficient_quota", "billing_hard_limit_reached")
 _WHAT_TO_DO = {
@@ -38,6 +43,42 @@ _STATUS_OF_WORD = {
     "timeout_error": 408,
 }
 """Errors that providers name in a stream, where no status can tell; any other word means trouble at the provider."""
+
+
+async def error_of(response: "aiohttp.ClientResponse", *, model: str, secret: str = "") -> ModelError:
+    """The error of a reply that is not 200, read to its end or to `MAX_ERROR_BYTES`, whatever segments it comes in.
+    The caller sets a deadline, and closes the reply.
+    """
+    # Imported here because litellm_port shares this module, and processes without a provider of our own import it.
+    import aiohttp
+
+    pieces: list[bytes] = []
+    room, cut = MAX_ERROR_BYTES, False
+    try:
+        async for piece in response.content.iter_any():
+            pieces.append(piece[:room])
+            cut = len(piece) > room
+            room -= len(pieces[-1])
+            if cut:
+                break
+    except aiohttp.ClientError:
+        cut = True  # The status has been told, and says more than that the connection was lost.
+    body = b"".join(pieces)
+    retry_after = response.headers.get("Retry-After")
+    return error_for(
+        response.status,
+        without_begun(body, secret) if cut else body,
+        model=model,
+        retry_after=retry_after,
+        secret=secret,
+    )
+
+
+def without_begun(body: bytes, secret: str) -> bytes:
+    """`body`, which was cut, without the part of `secret` that it ends with."""
+    key = secret.encode()
+    begun = next((length for length in range(len(key) - 1, 0, -1) if body.endswith(key[:length])), 0)
+    return body[: len(body) - begun]
 
 
 def error_for(status: int, body: bytes, *, model: str, retry_after: str | None = None, secret: str = "") -> ModelError:

@@ -19,10 +19,9 @@ from rag.llm.endpoint import Endpoint
 from rag.llm.event_stream import EventParser
 from rag.llm.token_estimate import estimate_tokens
 from rag.llm.upstream import UpstreamPool
-from rag.llm.upstream_errors import error_for, error_in_stream
+from rag.llm.upstream_errors import error_in_stream, error_of
 
 _DONE = b"[DONE]"
-_MAX_ERROR_BYTES = 64 << 10
 _MAX_REPLY_BYTES = 32 << 20
 _STREAM_TYPES = ("text/event-stream", "application/octet-stream", "text/plain")
 _BIG_BYTES = 256 << 10
@@ -128,16 +127,9 @@ class UpstreamLane:
             if response.status == 200:
                 return response
             try:
-                text = await response.content.read(_MAX_ERROR_BYTES)
+                raise await error_of(response, model=self.info.name, secret=self._endpoint.secret)
             finally:
                 response.close()
-        raise error_for(
-            response.status,
-            text,
-            model=self.info.name,
-            retry_after=response.headers.get("Retry-After"),
-            secret=self._endpoint.secret,
-        )
 
     async def _events(
         self, response: aiohttp.ClientResponse, reader: ReplyReader, watch: Watch
