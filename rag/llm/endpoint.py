@@ -62,6 +62,11 @@ class Endpoint:
         found: dict[str, Any] = {"model": f"{self.litellm_prefix}/{self.model}"}
         if self.base_url:
             found["api_base"] = self.base_url
+        if self.litellm_prefix == "bedrock":
+            # What is not said, the library takes from the environment: a bearer token in place of the login's keys,
+            # and an address that it prefers to `api_base`.
+            found |= {"api_key": "", "aws_session_token": ""}
+            found |= {"aws_bedrock_runtime_endpoint": self.base_url} if self.base_url else {}
         if self.api_key.get_secret_value():
             found["api_key"] = self.api_key.get_secret_value()
         return found | {name: value.get_secret_value() for name, value in self.arguments}

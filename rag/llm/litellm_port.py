@@ -107,17 +107,33 @@ async def _rehearse(litellm: Any) -> None:
         piece.model_dump()
 
 
-async def _prepare(endpoint: Endpoint) -> None:
-    """Load what a provider's adapter would else load at its first call, on the event loop."""
-    if endpoint.litellm_prefix == "bedrock":
-        await run_in(Lane.MODEL, _prepare_bedrock)
+async def _ready(endpoint: Endpoint) -> Any:
+    """The library, with what this provider's adapter would else load at its first call, on the event loop.
+
+    Leaves the loop only where something is missing yet, and never for the threads of local models: a call to a provider
+    does not wait for computing here. Call it within the call's deadline.
+    """
+    library = _library or await run_in(Lane.REMOTE, load)
+    if endpoint.litellm_prefix == "bedrock" and not _prepare_bedrock.cache_info().currsize:
+        await run_in(Lane.REMOTE, _prepare_bedrock)
+    return library
 
 
 @cache
 def _prepare_bedrock() -> None:
     load()
-    from litellm.llms.bedrock import common_utils
+    from botocore.credentials import Credentials  # type: ignore[import-untyped]  # it ships no types
+    from litellm.llms.bedrock import base_aws_llm, common_utils
 
+    def own_keys(
+        _: Any, *, aws_access_key_id: str, aws_secret_access_key: str, aws_session_token: str | None, **_others: Any
+    ) -> Any:
+        return Credentials(aws_access_key_id, aws_secret_access_key, aws_session_token or None)
+
+    # The library's own choice takes the roles, profiles and tokens that a call does not name from the environment of
+    # the process, and prefers them to the call's keys.
+    base: Any = base_aws_llm.BaseAWSLLM
+    base.get_credentials = own_keys
     common_utils._get_local_model_cost_map()  # It reads the whole price map again and keeps it.
 
 
@@ -137,8 +153,8 @@ async def whole_reply(endpoint: Endpoint, body: dict[str, Any], *, timeout_s: fl
 
 
 async def _complete(endpoint: Endpoint, body: dict[str, Any], *, timeout_s: float, **more: Any) -> Any:
-    await _prepare(endpoint)
-    return await load().acompletion(
+    library = await _ready(endpoint)
+    return await library.acompletion(
         **endpoint.litellm_arguments(),
         **more,
         timeout=timeout_s,
@@ -274,10 +290,9 @@ async def rerank(
 
 
 async def _ask(endpoint: Endpoint, function: str, *, name: str, timeout_s: float, **fields: Any) -> dict[str, Any]:
-    library = await run_in(Lane.MODEL, load)
-    await _prepare(endpoint)
     try:
         async with asyncio.timeout(timeout_s):
+            library = await _ready(endpoint)
             with translated(name, secrets=endpoint.secrets):
                 reply = await getattr(library, function)(
                     **endpoint.litellm_arguments(), timeout=timeout_s, max_retries=0, num_retries=0, **fields

@@ -23,6 +23,9 @@ _FINGERPRINT_KEY: Final = secrets.token_bytes(32)
 SUFFIXES: Final = ("___OpenAI-API", "___VLLM", "___LocalAI", "___HuggingFace")
 """What the web contract puts behind the names of self-hosted models; their servers do not know it."""
 
+_OTHER_SERVICES: Final = frozenset({"agent", "agentcore", "claude_platform", "mantle"})
+"""Parts of a name by which LiteLLM's adapter for Bedrock calls something else, with keys of the environment."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Provider:
@@ -58,6 +61,13 @@ class Provider:
         return self.open_names and model not in self.models and (kind, model) not in self.off
 
     def endpoint_of(self, model: str) -> Endpoint:
+        """Where and how `model` is reached.
+
+        Raises:
+            InvalidInput: its name leads to something that is no model of the provider.
+        """
+        if self.entry.litellm_prefix == "bedrock" and not _OTHER_SERVICES.isdisjoint(model.split("/")):
+            raise InvalidInput(f"{model!r} names no model of {self.name}.", field="llm_name")
         entry, family = self.entry_of(model), self.entry.strategy
         thinks = entry.can is None and family.fixed_sampling and family.capabilities_of(model).reasoning
         return self.endpoint.for_model(wire_name(model), reasoning=entry.fixed_sampling or thinks)

@@ -22,6 +22,18 @@ pytestmark = [
 
 SERVERS = "of-the-server-itself"
 TENANTS = "of-the-tenant-alone"
+AWS_ENVIRONMENT = (
+    "AWS_BEARER_TOKEN_BEDROCK",
+    "AWS_EXTERNAL_ID",
+    "AWS_PROFILE",
+    "AWS_PROFILE_NAME",
+    "AWS_ROLE_ARN",
+    "AWS_ROLE_NAME",
+    "AWS_SESSION_NAME",
+    "AWS_SESSION_TOKEN",
+    "AWS_WEB_IDENTITY_TOKEN",
+)
+"""What else LiteLLM takes from the environment where a call does not say it."""
 AWS = f'{{"aws_access_key_id": "{TENANTS}", "aws_secret_access_key": "s", "aws_region_name": "eu-west-1"}}'
 
 
@@ -71,7 +83,8 @@ async def registry(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Registry]:
     """One whose process has keys of its own, in the settings and where LiteLLM would look for them."""
     names = ("ANTHROPIC_API_KEY", "GEMINI_API_KEY", "COHERE_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     environ = dict.fromkeys(names, SERVERS) | {"AWS_REGION_NAME": "us-east-1"}
-    for name, value in environ.items():
+    elsewhere = {"AWS_STS_ENDPOINT": "http://127.0.0.1:9", "AWS_BEDROCK_RUNTIME_ENDPOINT": "http://127.0.0.1:9"}
+    for name, value in (environ | elsewhere | dict.fromkeys(AWS_ENVIRONMENT, SERVERS)).items():
         monkeypatch.setenv(name, value)
     registry = Registry(load_settings(environ=environ))
     yield registry
@@ -113,4 +126,21 @@ async def test_without_a_key_no_call_is_made(registry: Registry, anywhere: AnyPa
     login = ProviderLogin(provider=provider, api_key=SecretStr(""), base_url=anywhere.url)
     with pytest.raises(InvalidInput):
         await registry.probe(login, "chat", "any")
+    assert anywhere.seen == []
+
+
+async def test_a_tenants_session_token_goes_with_its_keys(registry: Registry, anywhere: AnyPath) -> None:
+    key = AWS.replace("}", ', "aws_session_token": "token-of-the-tenant"}')
+    login = ProviderLogin(provider="Bedrock", api_key=SecretStr(key), base_url=anywhere.url)
+    await registry.probe(login, "embedding", "amazon.titan-embed-text-v2:0")
+    assert "'x-amz-security-token': 'token-of-the-tenant'" in anywhere.seen[0].headers.lower()
+
+
+@pytest.mark.parametrize("route", ["claude_platform", "mantle", "agent", "agentcore", "converse/mantle"])
+async def test_no_name_of_a_model_leads_to_another_service_of_amazons(
+    registry: Registry, anywhere: AnyPath, route: str
+) -> None:
+    login = ProviderLogin(provider="Bedrock", api_key=SecretStr(AWS), base_url=anywhere.url)
+    with pytest.raises(InvalidInput, match="no model"):
+        await registry.probe(login, "chat", f"{route}/any")
     assert anywhere.seen == []
