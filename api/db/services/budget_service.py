@@ -85,6 +85,13 @@ class _Purse:
         tokens = self.tokens + sum(one.tokens for one in self.own.values())
         return usd, tokens, self.calls + len(self.own)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the rows tell all there is: nothing is under way or waits to be written."""
+        if self.held or self.lock.locked():
+            return False
+        return all(one.settled_at is not None for one in self.own.values())
+
 
 class BudgetService:
     """Implements `usage_ledger.BudgetGate`, and looks at ended calls as a `usage_ledger.CallObserver`."""
@@ -172,7 +179,7 @@ class BudgetService:
         purse = self._purses.setdefault(key, _Purse())
         self._purses.move_to_end(key)
         while len(self._purses) > _MOST_REMEMBERED:
-            idle = next((one for one, old in self._purses.items() if not old.held and not old.lock.locked()), None)
+            idle = next((one for one, old in self._purses.items() if old.is_idle), None)
             if idle is None or idle == key:
                 break
             del self._purses[idle]

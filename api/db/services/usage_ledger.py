@@ -56,7 +56,7 @@ class CallObserver(Protocol):
         ...
 
     def settled(self, call: ModelCall) -> None:
-        """The row of `call` is written, or nobody can say more of it."""
+        """The row of `call` is written, or given up."""
         ...
 
 

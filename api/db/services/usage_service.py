@@ -1,7 +1,8 @@
 """Usage rows: one per model call. Metrics, cost and budgets read them."""
 
 import asyncio
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 import structlog
 
@@ -13,7 +14,7 @@ from api.db.services.usage_ledger import CallObserver
 from api.db.tables import Usage
 from rag.core.blocking import Lane, run_in
 from rag.core.clock import Clock, now_ms
-from rag.core.errors import OutcomeUnknown
+from rag.core.errors import OutcomeUnknown, RagError, StoreUnavailable
 from rag.core.types import TokenUsage
 from rag.llm.prices import Prices
 
@@ -23,7 +24,28 @@ more time on their usage rows than on the search."""
 
 _WIDTHS = {name: getattr(Usage, name).max_length for name in ("model", "provider", "purpose", "arm", "outcome")}
 
+_COUNTS = (
+    "prompt_tokens",
+    "completion_tokens",
+    "cached_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+    "tool_calls",
+    "attempts",
+)
+_MOST_COUNTED = 2**31 - 1
+"""What a column of 32 bits holds."""
+
 log = structlog.get_logger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class _Pending:
+    """A call whose row is not written. `error` is what came of the last try."""
+
+    call: ModelCall
+    row: dict[str, object]
+    error: RagError | None = None
 
 
 class UsageService:
@@ -36,7 +58,7 @@ class UsageService:
         self._clock = clock
         self._prices = prices
         self._observers: list[CallObserver] = []
-        self._pending: list[dict[str, object]] = []
+        self._pending: list[_Pending] = []
         self._turn = asyncio.Lock()
         self._gathering: asyncio.Task[None] | None = None
 
@@ -51,18 +73,16 @@ class UsageService:
             StoreUnavailable: the rows cannot be written now; the row goes with the next call's.
             OutcomeUnknown: nobody knows whether it was written. It is not written again: cost counted twice is worse
                 than a row that is missing.
+            StoreError, InvalidInput: no row can hold this call; it is given up, the rows of others are not.
         """
         call = await self._priced(call)
         for observer in self._observers:
             observer.ended(call)
-        self._pending.append(_row(call) | {"create_time": now_ms(self._clock)})
-        try:
-            if self._gathering is None:
-                self._gathering = asyncio.create_task(self._write(), name="write-usage-rows")
-            await asyncio.shield(self._gathering)
-        finally:
-            for observer in self._observers:
-                observer.settled(call)
+        mine = _Pending(call, _row(call) | {"create_time": now_ms(self._clock)})
+        self._pending.append(mine)
+        await asyncio.shield(self._begun())
+        if mine.error is not None:
+            raise mine.error
 
     async def _priced(self, call: ModelCall) -> ModelCall:
         """`call` with its cost and its provider, where they are missing and known."""
@@ -74,23 +94,56 @@ class UsageService:
             cost = self._prices.cost(call.model, _taken(call)) if _is_billed(call) else 0.0
         return replace(call, provider=provider, cost_usd=cost)
 
+    def _begun(self) -> asyncio.Task[None]:
+        """The task that writes what is pending."""
+        if self._gathering is None or self._gathering.done():
+            self._gathering = asyncio.create_task(self._write(), name="write-usage-rows")
+        return self._gathering
+
     async def _write(self) -> None:
         """Write what is pending. All whose rows go with it wait for this one task: were they to wait for a turn of
         their own, they would pile up for as long as calls keep coming."""
         async with self._turn:
             await asyncio.sleep(GATHER_S)
             rows, self._pending, self._gathering = self._pending, [], None
-            settled = False
             try:
-                await self._db.write(lambda: _insert(rows))
-                settled = True
-            except OutcomeUnknown as error:
-                settled = True
-                log.warning("usage_rows_unknown", count=len(rows), reason=error.message)
-                raise
-            finally:
-                if not settled:
-                    self._pending = rows + self._pending
+                await self._put(rows)
+            except StoreUnavailable as error:
+                waiting = [one for one in rows if one.row]
+                for one in waiting:
+                    one.error = error
+                self._pending = waiting + self._pending
+
+    async def _put(self, rows: Sequence[_Pending]) -> None:
+        """Write `rows` in one transaction, or each in its own if one of them cannot be written.
+
+        Raises:
+            StoreUnavailable: those that still have their `row` are to be written later.
+        """
+        try:
+            await self._db.write(lambda: _insert([one.row for one in rows]))
+        except OutcomeUnknown as error:
+            log.warning("usage_rows_unknown", count=len(rows), reason=error.message)
+            self._settle(rows, error)
+        except StoreUnavailable:
+            raise
+        except RagError as error:
+            if len(rows) == 1:
+                call = rows[0].call
+                log.error("usage_row_given_up", tenant=call.tenant_id, model=call.model, reason=error.message)
+                self._settle(rows, error)
+                return
+            for one in rows:
+                await self._put([one])
+        else:
+            self._settle(rows, None)
+
+    def _settle(self, rows: Sequence[_Pending], error: RagError | None) -> None:
+        """No more is done for `rows`. Until then budgets count the calls themselves."""
+        for one in rows:
+            one.row, one.error = {}, error
+            for observer in self._observers:
+                observer.settled(one.call)
 
 
 def _taken(call: ModelCall) -> TokenUsage:
@@ -111,11 +164,13 @@ def _is_billed(call: ModelCall) -> bool:
 
 
 def _row(call: ModelCall) -> dict[str, object]:
-    """The columns of `call`. A name too long for its column is cut: one that is refused would take the rows of its
-    whole write with it."""
+    """The columns of `call`. What is too long or too large for its column is cut: one that is refused makes all rows
+    of its write go one by one."""
     values: dict[str, object] = asdict(call)
     for name, width in _WIDTHS.items():
         values[name] = str(values[name])[:width]
+    for name in _COUNTS:
+        values[name] = min(max(getattr(call, name), 0), _MOST_COUNTED)
     return values
 
 

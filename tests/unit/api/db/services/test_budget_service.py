@@ -9,7 +9,7 @@ from api.db.services.budget_service import BudgetService
 from api.db.services.records import ModelCall
 from api.db.services.usage_ledger import CallContext
 from api.db.services.usage_service import UsageService
-from rag.core.errors import BudgetSpent, LimitExceeded
+from rag.core.errors import BudgetSpent, LimitExceeded, StoreUnavailable
 from rag.core.settings import BudgetSettings, PriceSettings
 from rag.llm.prices import Prices
 from tests.unit.api.db.services.world import World
@@ -210,3 +210,20 @@ async def test_without_a_limit_nothing_is_read(world: World, monkeypatch: pytest
     only_keys = Process(world, key_usd=1.0)
     assert only_keys.budget.is_set
     await only_keys.budget.check(ANN)
+
+
+async def test_what_waits_to_be_written_is_not_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Process(world, tenant_usd=0.15)
+
+    def away(fn: object, **options: object) -> None:
+        raise StoreUnavailable("The disk is full.")
+
+    monkeypatch.setattr("api.db.services.budget_service._MOST_REMEMBERED", 1)
+    monkeypatch.setattr(world.db, "write_blocking", away)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            await process.call()
+        world.clock.pass_s(60)
+        await process.budget.check(replace(ANN, tenant_id="bob"))
+    with pytest.raises(BudgetSpent, match=r"\$0\.20 of \$0\.15"):
+        await process.call()

@@ -3,11 +3,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from api.db.services.records import ModelCall
 from api.db.services.usage_service import UsageService
 from api.db.tables import Usage
-from rag.core.errors import OutcomeUnknown, StoreUnavailable
+from rag.core.errors import InvalidInput, OutcomeUnknown, StoreUnavailable
 from rag.core.settings import PriceSettings
 from rag.llm.prices import Prices
 from tests.unit.api.db.services.world import World
@@ -157,19 +158,43 @@ async def test_observers_see_priced_calls_before_and_after_the_write(world: Worl
     assert watcher.seen == [("ended", pytest.approx(0.0114)), ("settled", pytest.approx(0.0114))]
 
 
-async def test_observers_hear_of_the_end_though_the_rows_are_away(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_call_is_not_settled_before_its_row_is_written(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     usage, watcher = priced(world), Watcher()
     usage.tell(watcher)
 
     def away(fn, **options):  # type: ignore[no-untyped-def]
         raise StoreUnavailable("The rows are away.")
 
-    monkeypatch.setattr(world.db, "write_blocking", away)
-    with pytest.raises(StoreUnavailable):
-        await usage.record(PAID)
-    assert [event for event, _ in watcher.seen] == ["ended", "settled"]
+    with monkeypatch.context() as patch:
+        patch.setattr(world.db, "write_blocking", away)
+        with pytest.raises(StoreUnavailable):
+            await usage.record(PAID)
+    assert [event for event, _ in watcher.seen] == ["ended"]
+    await usage.record(call())
+    assert [event for event, _ in watcher.seen] == ["ended", "ended", "settled", "settled"]
+
+
+async def test_a_row_that_cannot_be_kept_takes_no_other_with_it(world: World) -> None:
+    usage, watcher = priced(world), Watcher()
+    usage.tell(watcher)
+    bad = replace(call(), tenant_id="\ud800", cost_usd=7.0)
+    with capture_logs() as logs:
+        results = await asyncio.gather(
+            usage.record(call("first")), usage.record(bad), usage.record(call("third")), return_exceptions=True
+        )
+    assert [type(result) for result in results] == [type(None), InvalidInput, type(None)]
+    assert [entry["reason"] for entry in logs if entry["event"] == "usage_row_given_up"] == [str(results[1])]
+    await usage.record(call("later"))
+    rows = await world.db.run(lambda: [row.purpose for row in Usage.select().order_by(Usage.id)])
+    assert rows == ["first", "third", "later"]
+    assert ("settled", 7.0) in watcher.seen
+    assert sum(event == "settled" for event, _ in watcher.seen) == 4
+
+
+async def test_figures_larger_than_a_column_are_cut(world: World) -> None:
+    await UsageService(world.db, world.clock).record(replace(call(), prompt_tokens=2**63, completion_tokens=-1))
+    row = await world.db.run(lambda: Usage.get())
+    assert (row.prompt_tokens, row.completion_tokens) == (2**31 - 1, 0)
 
 
 async def test_who_is_written_waits_for_no_later_call(world: World) -> None:
