@@ -46,12 +46,19 @@ def parted(name: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AtProvider:
-    """A tenant's settings of one provider. `logins`: the provider's own first, then those of models with an address or
-    key of their own. `off` are (normalised name, kind). `broken` says why a key cannot be used."""
+    """A tenant's settings of one provider. `base`: that of the provider itself, if there is one; `further`: those of
+    models with an address or key of their own. `off` are (normalised name, kind). `broken` says why a key cannot be used."""
 
-    logins: tuple[ProviderLogin, ...] = ()
+    base: ProviderLogin | None = None
+    further: tuple[ProviderLogin, ...] = ()
     off: frozenset[tuple[str, str]] = frozenset()
     broken: str = ""
+
+    def login_of(self, model: str, kind: str) -> tuple[ProviderLogin, ...]:
+        """The login of that model, else the provider's; empty where the server's own settings count."""
+        base = () if self.base is None else (self.base,)
+        named = [one for one in (*base, *self.further) if any(norm(own.name) == norm(model) for own in one.models)]
+        return tuple(named[:1]) or base
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,12 +91,12 @@ class TenantLogins:
         return self._of(tenant_id).defaults.get(column, "")
 
     def logins(self, tenant_id: str) -> tuple[ProviderLogin, ...]:
-        """One usable login for each provider that the tenant set."""
-        return tuple(one.logins[0] for one in self._of(tenant_id).providers.values() if one.logins)
+        """The login of each provider that the tenant set as a whole."""
+        return tuple(one.base for one in self._of(tenant_id).providers.values() if one.base is not None)
 
     def further(self, tenant_id: str) -> tuple[ProviderLogin, ...]:
         """Logins beside those: of single models at another address or with another key."""
-        return tuple(login for one in self._of(tenant_id).providers.values() for login in one.logins[1:])
+        return tuple(login for one in self._of(tenant_id).providers.values() for login in one.further)
 
     def for_model(self, tenant_id: str, name: str, kind: str) -> tuple[ProviderLogin, ...]:
         """The logins that count for the model `name` (`<model>` or `<model>@<provider>`).
@@ -99,7 +106,7 @@ class TenantLogins:
         """
         model, provider = parted(name)
         if not provider:
-            return self.logins(tenant_id)
+            return tuple(login for one in self._of(tenant_id).providers.values() for login in one.login_of(model, kind))
         found = self._of(tenant_id).providers.get(norm(provider))
         if found is None:
             return ()
@@ -107,8 +114,7 @@ class TenantLogins:
             raise NotFound("model", name, f"The model {name!r} cannot be used. {found.broken}")
         if (norm(model), kind) in found.off:
             raise NotFound("model", name, f"The model {name!r} is switched off. Switch it on, or use another one.")
-        named = [one for one in found.logins if any(norm(own.name) == norm(model) for own in one.models)]
-        return (named[0],) if named else found.logins[:1]
+        return found.login_of(model, kind)
 
     def is_off(self, tenant_id: str, name: str, kind: str) -> bool:
         """Whether the tenant switched the model `<model>@<provider>` off."""
@@ -176,12 +182,12 @@ class TenantLogins:
         for provider, own in by_provider.items():
             off = frozenset((row.model_norm, row.kind) for row in own if row.model_norm and not row.enabled)
             try:
-                logins = _logins(own, [self._key(row, opened) for row in own], guarded=guarded)
+                base, further = _logins(own, [self._key(row, opened) for row in own], guarded=guarded)
             except StoreError as error:
                 log.warning("tenant_key_not_opened", tenant=own[0].tenant_id, provider=provider, reason=error.message)
                 found[provider] = AtProvider(off=off, broken=error.message)
             else:
-                found[provider] = AtProvider(logins=logins, off=off)
+                found[provider] = AtProvider(base=base, further=further, off=off)
         return found
 
     def _key(self, row: TenantLlm, opened: dict[tuple[str, str], SecretStr]) -> SecretStr:
@@ -204,8 +210,10 @@ def note_change() -> None:
         TenantLlmChange.create(id=_CHANGE, number=1)
 
 
-def _logins(rows: list[TenantLlm], keys: list[SecretStr], *, guarded: bool) -> tuple[ProviderLogin, ...]:
-    """One login for each pair of address and key, the provider's own first."""
+def _logins(
+    rows: list[TenantLlm], keys: list[SecretStr], *, guarded: bool
+) -> tuple[ProviderLogin | None, tuple[ProviderLogin, ...]]:
+    """The provider's own login, if it has a row, and one for each further pair of address and key."""
     base: tuple[str, str] | None = None
     for row, key in zip(rows, keys, strict=True):
         if not row.model_norm:
@@ -219,7 +227,7 @@ def _logins(rows: list[TenantLlm], keys: list[SecretStr], *, guarded: bool) -> t
         kind = cast(Kind, row.kind)
         own = OwnModel(name=row.model, kind=kind, max_tokens=row.max_tokens, enabled=bool(row.enabled))
         groups.setdefault(way, []).append(own)
-    return tuple(
+    logins = tuple(
         ProviderLogin(
             provider=rows[0].provider,
             api_key=SecretStr(key),
@@ -229,6 +237,7 @@ def _logins(rows: list[TenantLlm], keys: list[SecretStr], *, guarded: bool) -> t
         )
         for (url, key), models in groups.items()
     )
+    return (None, logins) if base is None else (logins[0], logins[1:])
 
 
 def _defaults() -> dict[str, dict[str, str]]:

@@ -135,6 +135,23 @@ async def test_models_at_one_provider_may_have_addresses_of_their_own(world: Wor
     assert tenants.logins.for_model("ann", "m1@Ollama", "embedding")[0].base_url == f"{LOCAL}1"
 
 
+async def test_the_login_of_one_model_is_not_that_of_its_provider(world: World) -> None:
+    tenants = Tenants(world, private=True)
+    new = NewModel(name="mine", kind="chat", api_key="good", base_url=LOCAL)
+    await tenants.service.add(ANN, "Acme", new)
+    assert tenants.key(ANN, "mine@Acme") == "good"
+    assert tenants.key(ANN, "mine") == "good"
+    assert tenants.logins.for_model("ann", "large@Acme", "chat") == ()
+    assert tenants.logins.for_model("ann", "large", "chat") == ()
+    assert tenants.logins.logins("ann") == ()
+    assert [login.base_url for login in tenants.logins.further("ann")] == [LOCAL]
+    assert {one.name: one.base_url for one in await tenants.service.mine(ANN)}["large"] == ""
+    await tenants.service.set_key(ANN, "Acme", api_key="good")
+    assert [(one.base_url, one.models) for one in tenants.logins.logins("ann")] == [("", ())]
+    assert tenants.logins.for_model("ann", "large@Acme", "chat")[0].base_url == ""
+    assert tenants.logins.for_model("ann", "mine@Acme", "chat")[0].base_url == LOCAL
+
+
 async def test_an_added_model_uses_the_key_of_its_provider(tenants: Tenants) -> None:
     await tenants.service.set_key(ANN, "Acme", api_key="good")
     await tenants.service.add(ANN, "Acme", NewModel(name="newest", kind="chat"))
