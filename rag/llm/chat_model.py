@@ -5,7 +5,6 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from rag.core.blocking import Lane, run_in
 from rag.core.errors import ModelError, ModelOverloaded
 from rag.llm import litellm_port
 from rag.llm.base import ChatRequest, Delta, ModelInfo
@@ -38,9 +37,8 @@ class LiteLLMBase:
             ModelError: see `litellm_port.TRANSLATIONS`; `facts["started"]` says whether text had come.
             InvalidInput: the request sets what it may not.
         """
-        body = await chat_body(request, self.info, self._endpoint)
-        await run_in(Lane.MODEL, litellm_port.load)
         watch = Watch(self._deadlines, model=self.info.name)
+        body = await chat_body(request, self.info, self._endpoint)
         try:
             with litellm_port.translated(self.info.name, secrets=self._endpoint.secrets):
                 source = self._deltas(body, watch) if self._streams else self._whole(body, watch)

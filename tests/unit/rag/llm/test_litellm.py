@@ -1,5 +1,6 @@
 import asyncio
 import inspect
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -146,6 +147,53 @@ async def test_an_error_shows_nothing_of_the_code(upstream: FaultyUpstream, endp
     await litellm_port.close_clients()
     assert "Traceback" not in str(caught.value)
     assert ".py" not in str(caught.value)
+
+
+@pytest.fixture
+async def busy_computing() -> AsyncIterator[None]:
+    """All threads for local models compute, for as long as the test runs."""
+    done = threading.Event()
+    _, threads, _ = Lane.MODEL.value
+    working = [asyncio.ensure_future(run_in(Lane.MODEL, done.wait, 30)) for _ in range(threads)]
+    await asyncio.sleep(0)
+    yield
+    done.set()
+    await asyncio.gather(*working)
+
+
+@pytest.mark.parametrize("streams", [True, False])
+async def test_local_computing_holds_up_no_call(
+    busy_computing: None, upstream: FaultyUpstream, endpoint: Endpoint, streams: bool
+) -> None:
+    await run_in(Lane.FILES, litellm_port.load)
+    model = LiteLLMBase(INFO, endpoint, deadlines=Deadlines(), streams=streams)
+    deltas = await asyncio.wait_for(said_by(model, a_request()), 10)
+    await litellm_port.close_clients()
+    assert "".join(delta.text for delta in deltas) == "Hello, world."
+
+
+@pytest.mark.parametrize("prefix", ["openai", "bedrock"])
+@pytest.mark.parametrize("streams", [True, False])
+async def test_loading_the_library_is_within_the_deadline(
+    monkeypatch: pytest.MonkeyPatch, upstream: FaultyUpstream, endpoint: Endpoint, *, prefix: str, streams: bool
+) -> None:
+    library, loading = await run_in(Lane.FILES, litellm_port.load), threading.Event()
+
+    def load() -> Any:
+        loading.wait(30)
+        return library
+
+    monkeypatch.setattr(litellm_port, "_library", None)
+    monkeypatch.setattr(litellm_port, "load", load)
+    hasty = Deadlines(first_token_s=0.2, answer_s=0.2)
+    model = LiteLLMBase(INFO, replace(endpoint, litellm_prefix=prefix), deadlines=hasty, streams=streams)
+    try:
+        with pytest.raises(ModelTimeout) as caught:
+            await asyncio.wait_for(said_by(model, a_request()), 10)
+    finally:
+        loading.set()
+    assert caught.value.facts["started"] is False
+    assert upstream.requests == []
 
 
 async def test_a_reply_in_one_piece(upstream: FaultyUpstream, endpoint: Endpoint) -> None:

@@ -1,6 +1,7 @@
 """Embeddings and reranking through LiteLLM, over a real socket."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 
 import pytest
@@ -109,3 +110,29 @@ async def test_a_failure_is_tried_once_by_the_library(cohere: Endpoint, services
     with pytest.raises(ModelOverloaded):
         await reranking(cohere).rerank("q", ["one"])
     assert len(services.calls) == 2
+
+
+async def test_local_computing_holds_up_no_call(cohere: Endpoint) -> None:
+    done = threading.Event()
+    _, threads, _ = Lane.MODEL.value
+    working = [asyncio.ensure_future(run_in(Lane.MODEL, done.wait, 30)) for _ in range(threads)]
+    try:
+        assert (await asyncio.wait_for(embedding(cohere).encode(["text"]), 10)).vectors.shape == (1, 384)
+        assert (await asyncio.wait_for(reranking(cohere).rerank("q", ["one"]), 10)).scores.shape == (1,)
+    finally:
+        done.set()
+        await asyncio.gather(*working)
+
+
+async def test_loading_the_library_is_within_the_deadline(
+    cohere: Endpoint, services: ServicesUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loading = threading.Event()
+    monkeypatch.setattr(litellm_port, "_library", None)
+    monkeypatch.setattr(litellm_port, "load", lambda: loading.wait(30))
+    try:
+        with pytest.raises(ModelTimeout):
+            await asyncio.wait_for(embedding(cohere, timeout_s=0.2).encode(["text"]), 10)
+    finally:
+        loading.set()
+    assert services.calls == []
