@@ -96,7 +96,7 @@ Address = Annotated[str, AfterValidator(checked_address)]
 class CompatibleServer(BaseModel):
     """A server that speaks OpenAI's protocol, under a name of the operator's choice."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     base_url: Address = Field(min_length=1)
     api_key: SecretStr | None = None
@@ -106,7 +106,7 @@ class CompatibleServer(BaseModel):
 
 
 class _Keys(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 def _field(variable: Variable) -> tuple[Any, Any]:

@@ -1,12 +1,13 @@
 """Provider variables: usual names, other names, addresses that can be used, keys that never show."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from rag.core.errors import InvalidInput
-from rag.core.provider_keys import VARIABLES, Variable, checked_address
+from rag.core.provider_keys import VARIABLES, CompatibleServer, ProviderKeys, Variable, checked_address
 from rag.core.settings import Settings, load_settings, provider_environment
 
 NO_FILE = Path("/nonexistent/.env")
@@ -111,3 +112,24 @@ def test_a_compatible_server_must_fit_its_form(name: str) -> None:
         settings(**{name: "http://h"})
     with pytest.raises(InvalidInput, match="PARLEY_MODELS__COMPATIBLE__HOME__BASE_URL"):
         settings(PARLEY_MODELS__COMPATIBLE__HOME__BASE_URL="")
+
+
+@pytest.mark.parametrize(
+    "address", ["http://ollama:11434", "http://my_host.test/v1", "http://b\u00fccher.test", "http://[::1]:80"]
+)
+def test_names_that_can_be_looked_up_are_addresses(address: str) -> None:
+    assert checked_address(address) == address
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda address: ProviderKeys(openai_base_url=address),
+        lambda address: CompatibleServer(base_url=address),
+    ],
+)
+def test_the_error_of_a_refused_address_does_not_show_its_password(make: Callable[[str], object]) -> None:
+    with pytest.raises(ValidationError) as raised:
+        make("http://user:geheim@here.test")
+    assert "geheim" not in str(raised.value)
+    assert "geheim" not in repr(raised.value)
