@@ -134,13 +134,20 @@ class UpstreamLane:
     async def _events(
         self, response: aiohttp.ClientResponse, reader: ReplyReader, watch: Watch
     ) -> AsyncGenerator[Delta, None]:
-        if response.content_type not in _STREAM_TYPES:
-            raise self._not_understood(f"it answered with {response.content_type!r}")
-        parser = EventParser()
+        parser = self._parser(response)
+        last: list[Delta] = []
         ended = quiet = False
         while not ended:
-            async with watch.limit(again=quiet):
-                chunk = await response.content.readany()
+            try:
+                async with watch.limit(again=quiet):
+                    chunk = await response.content.readany()
+            except (aiohttp.ClientError, OSError):  # TimeoutError is an OSError.
+                last = reader.last()
+                if last[-1].finish == "cut_off":
+                    raise
+                # The model had finished: only `[DONE]` or the end of the connection is missing.
+                response.close()
+                break
             events = parser.feed(chunk) if chunk else _whole_ones(parser.finish())
             ended = not chunk
             thought, said = [], []
@@ -160,23 +167,27 @@ class UpstreamLane:
             if not quiet:
                 yield delta
         if not watch.started and reader.is_empty:
-            raise ModelOverloaded(
-                f"The connection to {self.info.name!r} ended before an answer came. Try again.", model=self.info.name
-            )
-        for delta in reader.last():
+            raise self._nothing_came()
+        for delta in last or reader.last():
             yield delta
         await self._drain(response)
 
+    def _parser(self, response: aiohttp.ClientResponse) -> EventParser:
+        if response.content_type not in _STREAM_TYPES:
+            raise self._not_understood(f"it answered with {response.content_type!r}")
+        return EventParser()
+
     async def _drain(self, response: aiohttp.ClientResponse) -> None:
-        """Read past the last event, so that the connection can serve the next call; a slow end is not waited for."""
-        if response.content.at_eof():
+        """Read past the last event, so that the connection can serve the next call; a slow end is not waited for, and
+        an unclean one is no failure of the answer."""
+        if response.closed or response.content.at_eof():
             return
         try:
             async with asyncio.timeout(0.05):
                 await response.content.readany()
                 await response.content.readany()
-        except TimeoutError:
-            return
+        except (aiohttp.ClientError, OSError):
+            response.close()
 
     async def _whole(
         self, response: aiohttp.ClientResponse, reader: ReplyReader, watch: Watch
@@ -209,6 +220,11 @@ class UpstreamLane:
         if failure := self._failure(piece):
             raise error_in_stream(failure, model=self.info.name, secret=self._endpoint.secret)
         return piece
+
+    def _nothing_came(self) -> ModelOverloaded:
+        return ModelOverloaded(
+            f"The connection to {self.info.name!r} ended before an answer came. Try again.", model=self.info.name
+        )
 
     def _not_understood(self, why: str) -> ModelBadOutput:
         return ModelBadOutput(

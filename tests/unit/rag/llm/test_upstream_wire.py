@@ -4,7 +4,8 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
-from rag.core.errors import ModelError, ModelRefused
+from rag.core.errors import ModelError, ModelOverloaded, ModelRefused
+from rag.core.types import TokenUsage
 from rag.llm import upstream_call, upstream_errors
 from rag.llm.base import Delta
 from rag.llm.endpoint import Endpoint
@@ -13,7 +14,7 @@ from rag.llm.upstream import UpstreamPool
 from rag.llm.upstream_call import UpstreamCall
 from rag.testing.chat_model_suite import a_request
 from tests.unit.rag.llm.conftest import INFO, SHORT
-from tests.unit.rag.llm.raw_server import failed, sending
+from tests.unit.rag.llm.raw_server import EVENTS, chunk, failed, sending
 
 KEY = "sk-tenant-abcdefghijkl"
 
@@ -98,3 +99,36 @@ async def test_an_error_without_an_end_is_read_to_the_limit(
     ) as url:
         error = await refused(url, pool, by=by)
     assert str(error).endswith("It says: Wrong:")
+
+
+SAID = b'data: {"choices":[{"delta":{"content":"hello"}}]}\n\n'
+END = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1}}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize(
+    "segments", [[SAID + END + USAGE + DONE], [SAID, END + USAGE], [SAID, END, USAGE], [SAID + END + USAGE]]
+)
+async def test_a_whole_answer_may_end_uncleanly(pool: UpstreamPool, segments: list[bytes], reset: bool) -> None:
+    async with sending([EVENTS, *map(chunk, segments)], reset=reset) as url:
+        found = await heard(url, pool)
+    assert found.error is None
+    assert found.text == "hello"
+    assert found.deltas[-1] == Delta(usage=TokenUsage(prompt_tokens=3, completion_tokens=1), finish="stop")
+
+
+@pytest.mark.parametrize("last", [b"", USAGE, b'data: {"choices":[{"delta":{},"finish_reason":"abort"}]}\n\n'])
+async def test_an_answer_without_its_end_is_lost_with_the_connection(pool: UpstreamPool, last: bytes) -> None:
+    async with sending([EVENTS, chunk(SAID + last)]) as url:
+        found = await heard(url, pool)
+    assert found.text == "hello"
+    assert isinstance(found.error, ModelOverloaded)
+    assert found.error.facts["started"] is True
+
+
+async def test_a_whole_answer_of_a_server_that_hangs_is_no_failure(pool: UpstreamPool) -> None:
+    async with sending([EVENTS + chunk(SAID + END + USAGE)], wait_s=3.0) as url:
+        found = await heard(url, pool)
+    assert (found.error, found.deltas[-1].finish) == (None, "stop")
