@@ -146,10 +146,7 @@ async def open_stream(endpoint: Endpoint, body: dict[str, Any], *, timeout_s: fl
 async def whole_reply(endpoint: Endpoint, body: dict[str, Any], *, timeout_s: float) -> dict[str, Any]:
     """A reply that is not streamed, in the form of OpenAI's chat completions."""
     reply = await _complete(endpoint, body, timeout_s=timeout_s)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Its models do not fit their own schema.
-        found: dict[str, Any] = reply.model_dump(exclude_none=True)
-    return found
+    return _dumped(reply)
 
 
 async def _complete(endpoint: Endpoint, body: dict[str, Any], *, timeout_s: float, **more: Any) -> Any:
@@ -170,9 +167,17 @@ async def _complete(endpoint: Endpoint, body: dict[str, Any], *, timeout_s: floa
 async def pieces(stream: Any) -> AsyncIterator[dict[str, Any]]:
     """The stream's chunks in the form of OpenAI's chat completions."""
     async for chunk in stream:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Its models do not fit their own schema.
-            yield chunk.model_dump(exclude_none=True)
+        yield _dumped(chunk)
+
+
+def _dumped(model: Any) -> dict[str, Any]:
+    """One of the library's objects as plain values, without those that are None.
+
+    They do not fit their own schema. pydantic is told not to say so: `warnings.catch_warnings` would change the filters
+    of all threads, and where two overlap, for good.
+    """
+    found: dict[str, Any] = model.model_dump(exclude_none=True, warnings=False)
+    return found
 
 
 def was_cut_off(stream: Any) -> bool:
@@ -299,7 +304,4 @@ async def _ask(endpoint: Endpoint, function: str, *, name: str, timeout_s: float
                 )
     except TimeoutError as error:
         raise ModelTimeout(f"{name!r} did not answer within {timeout_s:g} s.", model=name) from error
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Its models do not fit their own schema.
-        found: dict[str, Any] = await run_in(Lane.TEXT, reply.model_dump)
-    return found
+    return await run_in(Lane.TEXT, _dumped, reply)
