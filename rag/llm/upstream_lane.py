@@ -6,7 +6,7 @@ A subclass says how a request looks and reads the events of its format.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import aiohttp
 import orjson
@@ -24,6 +24,8 @@ from rag.llm.upstream_errors import error_in_stream, error_of
 _DONE = b"[DONE]"
 _MAX_REPLY_BYTES = 32 << 20
 _STREAM_TYPES = ("text/event-stream", "application/octet-stream", "text/plain")
+MAX_TEXT_CHARS: Final = 8 << 20
+"""Of text and reasoning of one reply; the longest that any model writes is a fraction of it."""
 _BIG_BYTES = 256 << 10
 """JSON from this size on is parsed in a thread."""
 
@@ -84,10 +86,13 @@ class UpstreamLane:
                     deltas = self._whole(response, reader, watch)
                 else:
                     deltas = self._events(response, reader, watch)
-                fragments = request.tool_fragments
+                fragments, chars = request.tool_fragments, 0
                 async with aclosing(deltas):
                     async for delta in deltas:
                         watch.started = True
+                        chars += len(delta.text) + len(delta.reasoning)
+                        if chars > MAX_TEXT_CHARS:
+                            raise self._too_long()
                         if fragments or not delta.fragments:
                             yield delta
                         elif delta.text or delta.reasoning:
@@ -226,6 +231,12 @@ class UpstreamLane:
             f"The connection to {self.info.name!r} ended before an answer came. Try again.", model=self.info.name
         )
 
+    def _too_long(self) -> ModelBadOutput:
+        return ModelBadOutput(
+            f"The answer of {self.info.name!r} is longer than {MAX_TEXT_CHARS} characters. Ask for less.",
+            model=self.info.name,
+        )
+
     def _not_understood(self, why: str) -> ModelBadOutput:
         return ModelBadOutput(
             f"The server of {self.info.name!r} does not speak {self.protocol}: {why}. Check its base address.",
@@ -241,7 +252,7 @@ class UpstreamLane:
             raise
         except (TimeoutError, aiohttp.ServerTimeoutError) as error:
             raise watch.late() from error
-        except aiohttp.InvalidURL as error:
+        except (aiohttp.InvalidURL, UnicodeError) as error:
             raise self._not_understood("its address is not a URL") from error
         except aiohttp.ClientConnectorError as error:
             raise ModelOverloaded(

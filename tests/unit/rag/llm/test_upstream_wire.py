@@ -4,9 +4,9 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
-from rag.core.errors import ModelError, ModelOverloaded, ModelRefused
+from rag.core.errors import ModelBadOutput, ModelError, ModelOverloaded, ModelRefused
 from rag.core.types import TokenUsage
-from rag.llm import upstream_call, upstream_errors
+from rag.llm import upstream_call, upstream_errors, upstream_lane
 from rag.llm.base import Delta
 from rag.llm.endpoint import Endpoint
 from rag.llm.openai_lane import OpenAiLane
@@ -132,3 +132,26 @@ async def test_a_whole_answer_of_a_server_that_hangs_is_no_failure(pool: Upstrea
     async with sending([EVENTS + chunk(SAID + END + USAGE)], wait_s=3.0) as url:
         found = await heard(url, pool)
     assert (found.error, found.deltas[-1].finish) == (None, "stop")
+
+
+@pytest.mark.parametrize("field", ["content", "reasoning_content"])
+async def test_an_answer_has_a_bound(pool: UpstreamPool, monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+    monkeypatch.setattr(upstream_lane, "MAX_TEXT_CHARS", 100)
+    piece = chunk(b'data: {"choices":[{"delta":{"%s":"%s"}}]}\n\n' % (field.encode(), b"x" * 40))
+    for pieces, kind in ((2, type(None)), (3, ModelBadOutput), (50, ModelBadOutput)):
+        async with sending([EVENTS, *[piece] * pieces, chunk(END + DONE)], wait_s=0.003) as url:
+            found = await heard(url, pool)
+        assert type(found.error) is kind
+        assert sum(len(delta.text) + len(delta.reasoning) for delta in found.deltas) <= 100
+        if found.error:
+            assert "longer than 100 characters" in str(found.error)
+            assert found.error.facts["started"] is True
+
+
+async def test_an_answer_in_one_piece_has_a_bound(pool: UpstreamPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream_lane, "MAX_TEXT_CHARS", 100)
+    body = orjson.dumps({"choices": [{"message": {"content": "x" * 101}, "finish_reason": "stop"}]})
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with sending([head + body]) as url:
+        found = await heard(url, pool)
+    assert (type(found.error), found.deltas) == (ModelBadOutput, [])
