@@ -81,8 +81,9 @@ def checked_address(text: str) -> str:
     try:
         parts = urlsplit(text)
         port = parts.port
-    except ValueError:
-        raise ValueError("the address or its port cannot be read") from None
+        (parts.hostname or "").encode("idna")
+    except ValueError:  # UnicodeError is one: a host with an empty or too long part cannot be looked up.
+        raise ValueError("the address, its host or its port cannot be read") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not text.isprintable():
         raise ValueError("the address must start with http:// or https:// and name a host")
     if "@" in parts.netloc or parts.query or parts.fragment or any(c.isspace() for c in text):

@@ -140,7 +140,7 @@ class UpstreamCall:
             raise ModelTimeout(
                 f"{self.name!r} did not answer within {self._timeout_s:g} s.", model=self.name
             ) from error
-        except aiohttp.InvalidURL as error:
+        except (aiohttp.InvalidURL, UnicodeError) as error:
             raise self._not_understood("its address is not a URL") from error
         except aiohttp.ClientConnectorError as error:
             raise ModelOverloaded(

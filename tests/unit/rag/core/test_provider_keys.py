@@ -72,6 +72,10 @@ def test_no_key_is_ever_shown() -> None:
         "http://here.test/a b",
         "http://here.test\n",
         "http://[::1",
+        "http://a..b/v1",
+        "http://.here.test",
+        "http://" + "a" * 64 + ".test",
+        "http://xn--\u00fc.test",
     ],
 )
 def test_an_address_that_cannot_be_used_is_refused_without_repeating_it(address: str) -> None:

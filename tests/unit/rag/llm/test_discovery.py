@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 
 import orjson
@@ -142,6 +143,16 @@ async def test_names_that_cannot_be_names_are_left_out(pool: UpstreamPool, servi
     assert await models_at(home(services.url), pool) == ("good", "org/also-good:1b")
     services.answer = Answer(body=orjson.dumps({"data": [{"id": f"m{n}"} for n in range(5000)]}))
     assert len(await models_at(home(services.url), pool)) == 1000
+
+
+async def test_an_address_that_cannot_be_looked_up_is_told_and_ends_nothing(pool: UpstreamPool) -> None:
+    provider = home("http://here.test/v1")
+    provider = dataclasses.replace(provider, endpoint=dataclasses.replace(provider.endpoint, base_url="http://a..b/v1"))
+    with pytest.raises(ModelBadOutput, match="base address"):
+        await models_at(provider, pool)
+    with capture_logs() as logs:
+        await Discovery(pool, every_s=0).refresh([provider])
+    assert [line["provider"] for line in logs] == ["home"]
 
 
 async def test_a_server_with_named_models_is_not_asked(pool: UpstreamPool, services: ServicesUpstream) -> None:

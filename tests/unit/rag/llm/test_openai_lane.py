@@ -303,6 +303,13 @@ async def test_a_tool_that_cannot_be_one_is_refused_before_the_call(lane: OpenAi
     assert upstream.requests == []
 
 
+async def test_an_address_that_cannot_be_looked_up(lane: OpenAiLane, endpoint: Endpoint, pool: UpstreamPool) -> None:
+    nowhere = replace(endpoint, base_url="http://a..b/v1")
+    _, error = await fails(OpenAiLane(lane.info, nowhere, pool=pool, deadlines=SHORT))
+    assert isinstance(error, ModelBadOutput)
+    assert "base address" in str(error)
+
+
 async def test_an_address_where_nobody_listens(lane: OpenAiLane, endpoint: Endpoint, pool: UpstreamPool) -> None:
     nowhere = replace(endpoint, base_url="http://127.0.0.1:9/v1")
     said, raised = await fails(OpenAiLane(lane.info, nowhere, pool=pool, deadlines=SHORT))
