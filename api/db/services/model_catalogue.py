@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import structlog
 
@@ -36,6 +36,14 @@ Logins = Sequence[ProviderLogin]
 DefaultColumn = Literal["rerank_id", "asr_id", "img2txt_id", "tts_id"]
 
 log = structlog.get_logger(__name__)
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+N = TypeVar("N", bound=_Named)
 
 
 class ModelSource(Protocol):
@@ -223,25 +231,25 @@ class ModelCatalogue:
             NotFound: no such model, or no default; so for those below.
         """
         full = name or self._needed("rerank", "rerank_id", tenant_id)
-        reranker = self._registry.reranker(*self._asked("rerank", full, tenant_id))
+        reranker = self._in_role("rerank", self._registry.reranker, full, tenant_id)
         return self._bundle(CallContext(tenant_id=tenant_id, purpose=purpose), reranker=reranker)
 
     def bundle_describe(self, name: str = "", *, tenant_id: str = "", purpose: str = "describe") -> LLMBundle:
         """A bundle of the model `name` that describes pictures; empty means the tenant's default."""
         full = name or self._needed("image2text", "img2txt_id", tenant_id)
-        describer = self._registry.describer(*self._asked("image2text", full, tenant_id))
+        describer = self._in_role("image2text", self._registry.describer, full, tenant_id)
         return self._bundle(CallContext(tenant_id=tenant_id, purpose=purpose), describer=describer)
 
     def bundle_transcribe(self, name: str = "", *, tenant_id: str = "", purpose: str = "transcribe") -> LLMBundle:
         """A bundle of the model `name` that writes down speech; empty means the tenant's default."""
         full = name or self._needed("speech2text", "asr_id", tenant_id)
-        transcriber = self._registry.transcriber(*self._asked("speech2text", full, tenant_id))
+        transcriber = self._in_role("speech2text", self._registry.transcriber, full, tenant_id)
         return self._bundle(CallContext(tenant_id=tenant_id, purpose=purpose), transcriber=transcriber)
 
     def bundle_speak(self, name: str = "", *, tenant_id: str = "", purpose: str = "speak") -> LLMBundle:
         """A bundle of the model `name` that speaks; empty means the tenant's default."""
         full = name or self._needed("tts", "tts_id", tenant_id)
-        speaker = self._registry.speaker(*self._asked("tts", full, tenant_id))
+        speaker = self._in_role("tts", self._registry.speaker, full, tenant_id)
         return self._bundle(CallContext(tenant_id=tenant_id, purpose=purpose), speaker=speaker)
 
     async def open(self) -> None:
@@ -298,10 +306,12 @@ class ModelCatalogue:
         )
 
     def _chat(self, name: str, tenant_id: str) -> ChatModel:
-        return self._registry.chat(*self._asked("chat", name, tenant_id))
+        chat = self._registry.chat(*self._asked("chat", name, tenant_id))
+        self._must_be_on("chat", chat.info.name, tenant_id)
+        return chat
 
     def _embedder(self, name: str, tenant_id: str) -> Embedder:
-        return self._registry.embedder(*self._asked("embedding", name, tenant_id))
+        return self._in_role("embedding", self._registry.embedder, name, tenant_id)
 
     def _fallback(self, name: str, tenant_id: str) -> ChatModel | None:
         try:
@@ -311,16 +321,30 @@ class ModelCatalogue:
             return None
 
     def _named(self, kind: Kind, name: str, tenant_id: str) -> object:
+        if kind == "chat":
+            return self._chat(name, tenant_id)
         source = self._registry
-        find: dict[Kind, Callable[[str, Logins], object]] = {
-            "chat": source.chat,
+        find: dict[Kind, Callable[[str, Logins], _Named]] = {
             "embedding": source.embedder,
             "rerank": source.reranker,
             "image2text": source.describer,
             "speech2text": source.transcriber,
             "tts": source.speaker,
         }
-        return find[kind](*self._asked(kind, name, tenant_id))
+        return self._in_role(kind, find[kind], name, tenant_id)
+
+    def _in_role(self, kind: Kind, find: Callable[[str, Logins], N], name: str, tenant_id: str) -> N:
+        found = find(*self._asked(kind, name, tenant_id))
+        self._must_be_on(kind, found.name, tenant_id)
+        return found
+
+    def _must_be_on(self, kind: Kind, full: str, tenant_id: str) -> None:
+        """A bare name says only once it is found whose model it is: what was switched off is not there by it either.
+
+        Raises:
+            NotFound: as `_asked`.
+        """
+        self._asked(kind, full, tenant_id)
 
     def _asked(self, kind: Kind, name: str, tenant_id: str) -> tuple[str, Logins]:
         """The name as the registry knows it, and the logins that count for it.

@@ -46,8 +46,9 @@ def parted(name: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AtProvider:
-    """A tenant's settings of one provider. `base`: that of the provider itself, if there is one; `further`: those of
-    models with an address or key of their own. `off` are (normalised name, kind). `broken` says why a key cannot be used."""
+    """A tenant's settings of one provider. `base`: the login of the provider itself, if there is one; `further`: those
+    of models with an address or key of their own. `off` are (normalised name, kind). `broken` says why a key cannot be
+    used."""
 
     base: ProviderLogin | None = None
     further: tuple[ProviderLogin, ...] = ()

@@ -9,12 +9,13 @@ from api.db.services.tenant_model_service import NewModel
 from api.db.tables import Tenant
 from rag.core.errors import LimitExceeded, ModelRefused, NotFound
 from rag.core.settings import load_settings
-from rag.core.types import Turn
+from rag.core.types import Principal, Turn
 from rag.llm.base import ChatRequest, Reranked
+from rag.testing.hash_embedder import HashEmbedder
 from rag.testing.models import FixedModels
 from rag.testing.scripted_chat import ScriptedChat
 from tests.unit.api.db.services.test_tenant_model_service import Tenants
-from tests.unit.api.db.services.world import ANN, BOB, World
+from tests.unit.api.db.services.world import ANN, BOB, World, principal
 
 REQUEST = ChatRequest(turns=(Turn(role="user", content="Hello?"),))
 
@@ -40,8 +41,9 @@ class NoBudget:
 
 @pytest.fixture
 def source() -> FixedModels:
-    chats = [ScriptedChat(name="large@Acme"), ScriptedChat(name="qwen@VLLM"), ScriptedChat(name="extractive@Builtin")]
-    return FixedModels(chats, others=[Ranks(), Voice()])
+    names = ("large@Acme", "qwen@VLLM", "extractive@Builtin", "small@Acme")
+    embedders = [HashEmbedder(name=name) for name in ("minilm@Builtin", "vectors@Acme")]
+    return FixedModels([ScriptedChat(name=name) for name in names], embedders, others=[Ranks(), Voice()])
 
 
 @pytest.fixture
@@ -116,6 +118,25 @@ async def test_what_is_switched_off_is_not_there(tenants: Tenants, models: Model
     assert models.exists("large@Acme", "chat", "bob")
 
 
+@pytest.mark.parametrize("who", [ANN, principal("carl")])
+async def test_what_is_switched_off_does_not_answer_by_its_bare_name(
+    tenants: Tenants, models: ModelCatalogue, who: Principal
+) -> None:
+    for name, kind in (("small", "chat"), ("vectors", "embedding"), ("ranks", "rerank")):
+        await tenants.service.enable(who, "Acme", name, on=False)
+        assert not models.exists(name, kind, who.tenant_id)  # type: ignore[arg-type]
+        assert models.exists(name, kind, "bob")  # type: ignore[arg-type]
+    with pytest.raises(NotFound, match="switched off"):
+        models.bundle_chat("small", tenant_id=who.tenant_id)
+    with pytest.raises(NotFound, match="switched off"):
+        models.bundle_embed("vectors", tenant_id=who.tenant_id)
+    with pytest.raises(NotFound, match="switched off"):
+        models.bundle_rerank("ranks", tenant_id=who.tenant_id)
+    with pytest.raises(NotFound, match="switched off"):
+        models.resolve("small", "chat", who.tenant_id)
+    assert models.bundle_rerank("ranks", tenant_id="bob").name == "ranks@Acme"
+
+
 async def test_own_models_at_further_addresses_are_named(world: World, source: FixedModels) -> None:
     tenants = Tenants(world, private=True)
     for number in range(2):
@@ -123,7 +144,7 @@ async def test_own_models_at_further_addresses_are_named(world: World, source: F
         await tenants.service.add(ANN, "Ollama", new)
     models = ModelCatalogue(load_settings(environ={}), source, logins=tenants.logins)
     assert "v1@Ollama" in models.embedding_models("ann")
-    assert models.embedding_models("bob") == ["minilm@Builtin"]
+    assert models.embedding_models("bob") == ["minilm@Builtin", "vectors@Acme"]
 
 
 def test_the_suffix_of_own_servers_is_not_part_of_the_name(models: ModelCatalogue, source: FixedModels) -> None:
