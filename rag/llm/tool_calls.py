@@ -27,9 +27,25 @@ _SEALED: Final = "__thought__"
 
 
 class _Open:
-    """A call that is still being told."""
+    """A call that is still being told.
 
-    __slots__ = ("id", "name", "number", "parts", "signature", "too_long")
+    Whether its arguments are whole may be asked for each piece, so what was looked at once is not looked at again: the
+    braces outside of strings are counted as the pieces come, and JSON is parsed once, where they are level.
+    """
+
+    __slots__ = (
+        "_depth",
+        "_escape",
+        "_looked_at",
+        "_quoted",
+        "_whole",
+        "id",
+        "name",
+        "number",
+        "parts",
+        "signature",
+        "too_long",
+    )
 
     def __init__(self, number: int, call_id: str) -> None:
         self.number = number
@@ -38,11 +54,38 @@ class _Open:
         self.signature = ""
         self.parts: list[str] = []
         self.too_long = False
+        self._looked_at = 0
+        self._depth = 0
+        self._quoted = False
+        self._escape = ""
+        self._whole: bool | None = None
+
+    def add(self, arguments: str) -> None:
+        """Go on with the arguments."""
+        self.parts.append(arguments)
 
     def is_whole(self) -> bool:
         """Whether the arguments so far are a JSON object."""
-        last = self.parts[-1] if self.parts else ""
-        return last.rstrip().endswith("}") and _object("".join(self.parts)) is not None
+        text = "".join(self.parts[self._looked_at :])
+        self._looked_at = len(self.parts)
+        if self._whole is not None:
+            # Only space may follow an object, and nothing puts right what was none.
+            self._whole = self._whole and not text.strip()
+        elif self._is_level(text):
+            self._whole = _object("".join(self.parts)) is not None
+        return bool(self._whole)
+
+    def _is_level(self, text: str) -> bool:
+        """Whether an object was opened and, with `text`, as many braces were closed as opened. Exact for JSON; of
+        anything else it is only known that it cannot become JSON."""
+        # An escape is taken out with what it escapes, the last one when that has come.
+        text = (self._escape + text).replace("\\\\", "")
+        self._escape = "\\" if text.endswith("\\") else ""
+        parts = text.removesuffix("\\").replace('\\"', "").split('"')
+        plain = "".join(parts[self._quoted :: 2])
+        self._quoted ^= len(parts) % 2 == 0
+        self._depth += plain.count("{") - plain.count("}")
+        return self._depth == 0 and not self._quoted and "}" in plain
 
 
 class ToolCallAssembler:
@@ -91,7 +134,7 @@ class ToolCallAssembler:
         if self._room < 0:
             call.too_long = True
         elif arguments:
-            call.parts.append(arguments)
+            call.add(arguments)
         return ToolFragment(index=call.number, name=told, arguments=arguments) if told or arguments else None
 
     def _find(self, index: int | None, *, call_id: str, name: str, arguments: str) -> _Open | None:

@@ -1,4 +1,5 @@
 import itertools
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from rag.core.errors import ModelBadOutput
 from rag.core.types import ToolCall
+from rag.llm import tool_calls
 from rag.llm.base import ToolFragment
 from rag.llm.tool_calls import MAX_ARGUMENT_CHARS, MAX_CALLS, ToolCallAssembler, signature_for, signed_for
 
@@ -236,3 +238,43 @@ def test_a_piece_that_adds_nothing_shows_nothing() -> None:
     assert assembler.feed([piece("", index=0, call_id="a", name="find")]) == [ToolFragment(index=0, name="find")]
     assert assembler.feed([piece("", index=0)]) == []
     assert assembler
+
+
+@pytest.fixture
+def parses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The length of all arguments that were parsed."""
+    found: list[int] = []
+    parse = tool_calls._object
+
+    def counted(arguments: str) -> str | None:
+        found.append(len(arguments))
+        return parse(arguments)
+
+    monkeypatch.setattr(tool_calls, "_object", counted)
+    return found
+
+
+@pytest.mark.parametrize("begin", ['{"a":"' + "x" * 1000, "{}x", "{}]", "}{", '{"a" x}', "{}", '{"a":"' + "\\" * 3])
+@pytest.mark.parametrize("more", ["}", " ", "{}", '"}', "\\"])
+def test_many_ids_cost_few_parses(parses: list[int], begin: str, more: str) -> None:
+    assembler = ToolCallAssembler()
+    assembler.feed([piece("", index=1, call_id="other", name="read"), piece(begin, index=0, call_id="c", name="find")])
+    with suppress(ModelBadOutput):  # What is whole is followed by another call, and these have a limit.
+        for n in range(500):
+            assembler.feed([piece(more, index=0, call_id="c"), piece(more, index=0, call_id="other")])
+            assembler.feed([piece(more, index=0, call_id="c"), piece(more, index=0, call_id=f"c{n}")])
+    assert len(parses) <= MAX_CALLS
+
+
+@given(json_objects, st.data())
+def test_where_a_call_is_whole_is_known_however_it_is_cut(value: dict[str, Any], data: st.DataObject) -> None:
+    text = orjson.dumps({**value, 'b"}': '\\"}{\\\\', "c": {"d": ["}"]}}).decode()
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
+    call = tool_calls._Open(0, "a")
+    for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
+        call.add(text[start:end])
+        assert call.is_whole() is (end == len(text))
+    call.add(" \n")
+    assert call.is_whole()
+    call.add("{}")
+    assert not call.is_whole()
