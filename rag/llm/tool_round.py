@@ -1,7 +1,7 @@
 """The tools of one round: side by side, within one deadline, whatever they do."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -83,6 +83,7 @@ async def run_calls(
         asyncio.create_task(_carry_out(call, tools, refused=index >= most), name=f"tool-{call.name}"): call
         for index, call in enumerate(calls)
     }
+    told: set[asyncio.Task[ToolResult]] = set()
     try:
         for call in calls:
             yield ToolStarted(call_id=call.id, name=call.name, arguments=call.arguments[:MOST_CHARS])
@@ -92,13 +93,14 @@ async def run_calls(
             done, waiting = await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             for task in [task for task in running if task in (done or waiting)]:
                 task.cancel()
+                told.add(task)
                 result = _result_of(task, running[task], timeout_s)
                 taken_ms = (loop.time() - began) * 1000
                 yield ToolEnded(call=running[task], result=await _cut(result, share), duration_ms=taken_ms)
             if not done:
                 break
     finally:
-        await _leave([task for task in running if not task.done()])
+        await _leave([task for task in running if not task.done()], told)
 
 
 async def _carry_out(call: ToolCall, tools: Mapping[str, Tool], *, refused: bool) -> ToolResult:
@@ -148,12 +150,14 @@ def _within(text: str, share: Share) -> str:
     return f"{cut}\n[The result was cut here: the first {len(cut)} of {len(text)} characters are shown.]"
 
 
-async def _leave(tasks: "Sequence[asyncio.Task[ToolResult]]") -> None:
-    """End `tasks`; one that does not listen is waited for by nobody."""
+async def _leave(tasks: "Sequence[asyncio.Task[ToolResult]]", told: "Set[asyncio.Task[ToolResult]]") -> None:
+    """End `tasks`; one that does not listen is waited for by nobody. Those of `told` have been cancelled already: a
+    second time would break off their cleaning up. `Task.cancelling` does not tell, for it counts their own timeouts."""
     for task in tasks:
         _left.add(task)
         task.add_done_callback(_forget)
-        task.cancel()
+        if task not in told:
+            task.cancel()
     if tasks:
         await asyncio.wait(tasks, timeout=_LEAVE_S)
 

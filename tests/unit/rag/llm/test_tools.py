@@ -256,6 +256,71 @@ async def test_a_tool_that_ignores_cancellation_holds_nobody_up() -> None:
     assert not tool_round._left
 
 
+class Cleaning:
+    """A tool that waits for ever, and takes 50 ms to put away what it used."""
+
+    def __init__(self) -> None:
+        self.began, self.cleaned = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, _: Mapping[str, Any]) -> ToolResult:
+        self.began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.05)
+            self.cleaned.set()
+        raise AssertionError
+
+
+async def test_a_tool_that_was_too_slow_may_clean_up() -> None:
+    """The reader awaits between events, as one that writes them down: the tool has begun to clean up by then."""
+    cleaning = [Cleaning(), Cleaning()]
+    tools = [Made(name, work) for name, work in zip("ab", cleaning, strict=True)]
+    model = ScriptedReplies(calls(call("a"), call("b")), says("I go on."))
+    async for _ in run_rounds(Upstream(model), request(), tools, RoundLimits(timeout_s=0.1)):
+        await asyncio.sleep(0.002)
+    await asyncio.wait_for(asyncio.gather(*(each.cleaned.wait() for each in cleaning)), 1)
+    assert "no result" in results(model)[1].content
+
+
+async def test_leaving_right_after_a_timeout_lets_it_clean_up_too() -> None:
+    cleaning = Cleaning()
+    model = ScriptedReplies(calls(call("t")), says("x"))
+    async with aclosing(
+        run_rounds(Upstream(model), request(), [Made("t", cleaning)], RoundLimits(timeout_s=0.1))
+    ) as events:
+        async for event in events:
+            if isinstance(event, ToolEnded):
+                await asyncio.sleep(0.002)
+                break
+    await asyncio.wait_for(cleaning.cleaned.wait(), 1)
+
+
+async def test_leaving_cancels_a_tool_that_handles_a_timeout_of_its_own() -> None:
+    """It was cancelled once, but by itself: it would go on."""
+    handling, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def trying(_: Mapping[str, Any]) -> ToolResult:
+        try:
+            async with asyncio.timeout(0.01):
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    handling.set()
+                    await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        raise AssertionError
+
+    model = ScriptedReplies(calls(call("t")), says("x"))
+    events = run_rounds(Upstream(model), request(), [Made("t", trying)], LIMITS)
+    assert isinstance(await anext(events), ToolStarted)
+    await asyncio.wait_for(handling.wait(), 1)
+    await events.aclose()
+    await asyncio.wait_for(cancelled.wait(), 1)
+
+
 async def test_fifty_megabytes_are_cut_to_the_budget_with_a_mark() -> None:
     huge = "word " * (10 << 20)
     model = ScriptedReplies(calls(call("huge")), says("x"))
