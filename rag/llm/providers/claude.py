@@ -10,12 +10,21 @@ from rag.llm.providers.base import Family, Message, without_empty
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClaudeFamily(Family):
-    """Takes no empty text, and no history with tool calls unless tools are offered; LiteLLM turns down the latter."""
+    """Takes no empty text, and no history with tool calls unless tools are offered; LiteLLM turns down the latter.
+
+    From 4.5 on its models refuse `temperature` and `top_p` together: the former counts.
+    """
 
     def messages(self, messages: Sequence[Message], *, has_tools: bool) -> list[dict[str, Any]]:
         # `super()` without arguments does not work in a dataclass with slots.
         told = Family.messages(self, without_empty(messages), has_tools=has_tools)
         return [message | {"content": "(nothing)"} if _says_nothing(message) else message for message in told]
+
+    def fields(self, fields: Mapping[str, Any], *, reasoning: bool = False) -> dict[str, Any]:
+        found = Family.fields(self, fields, reasoning=reasoning)
+        if "temperature" in found:
+            found.pop("top_p", None)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,10 +10,11 @@ from rag.core.blocking import Lane, run_in
 from rag.core.errors import ModelRefused
 from rag.core.types import Picture, TokenUsage, ToolCall, Turn
 from rag.llm import litellm_port
-from rag.llm.base import ReplySchema
+from rag.llm.base import ReplySchema, Sampling
 from rag.llm.chat_model import LiteLLMBase
 from rag.llm.deadlines import Deadlines
 from rag.llm.endpoint import Endpoint
+from rag.llm.providers.claude import ANTHROPIC
 from rag.testing.chat_model_suite import FIND, TWO_CALLS, ToolModelSuite, a_request, said_by, with_tools
 from rag.testing.upstream import FaultyUpstream, Plan
 from tests.unit.rag.llm.conftest import INFO, SECRET, OverUpstream
@@ -46,6 +47,12 @@ class TestTools(ToolModelSuite):
 async def sent(claude: LiteLLMBase, upstream: FaultyUpstream, **more: Any) -> dict[str, Any]:
     await said_by(claude, replace(with_tools(), **more))
     return upstream.requests[-1].body
+
+
+async def test_temperature_and_top_p_do_not_go_together(claude: LiteLLMBase, upstream: FaultyUpstream) -> None:
+    claude._endpoint = replace(claude._endpoint, family=ANTHROPIC)
+    body = await sent(claude, upstream, sampling=Sampling(temperature=0.1, top_p=0.3))
+    assert (body["temperature"], body.get("top_p")) == (0.1, None)
 
 
 SYSTEM = Turn(role="system", content="Be brief.")

@@ -96,6 +96,15 @@ def test_claude_gets_no_empty_text(name: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["anthropic", "bedrock"])
+def test_claude_gets_temperature_or_top_p_but_not_both(name: str) -> None:
+    family = FAMILIES[name]
+    both = {"temperature": 0.0, "top_p": 0.3, "max_tokens": 9}
+    assert family.fields(both) == {"temperature": 0.0, "max_tokens": 9}
+    assert family.fields({"top_p": 0.3}) == {"top_p": 0.3}
+    assert FAMILIES["compatible"].fields(both) == both
+
+
 def test_mistral_gets_ids_and_fields_it_takes() -> None:
     family = FAMILIES["mistral"]
     found = family.messages(ROUND, has_tools=True)
