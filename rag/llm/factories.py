@@ -85,7 +85,7 @@ def make_chat(model: str, provider: Provider, parts: Parts) -> ChatModel:
 def _embedder(model: str, provider: Provider, parts: Parts) -> Any:
     from rag.llm.embedding import CompatibleEmbedding, EmbeddingWire, LiteLLMEmbedding, ProviderEmbedder
 
-    name, entry = f"{model}@{provider.name}", provider.entry_of(model)
+    name, entry = f"{model}@{provider.name}", provider.entry_of(model, "embedding")
     wire: EmbeddingWire
     if _by_litellm(provider):
         endpoint = _litellm_endpoint(model, provider, "embedding")
@@ -100,7 +100,7 @@ def _embedder(model: str, provider: Provider, parts: Parts) -> Any:
 def _reranker(model: str, provider: Provider, parts: Parts) -> Any:
     from rag.llm.rerank import CompatibleRerank, LiteLLMRerank, ProviderReranker, RerankWire
 
-    name, entry = f"{model}@{provider.name}", provider.entry_of(model)
+    name, entry = f"{model}@{provider.name}", provider.entry_of(model, "rerank")
     wire: RerankWire
     if _by_litellm(provider):
         endpoint = _litellm_endpoint(model, provider, "rerank")
@@ -129,7 +129,7 @@ def _transcriber(model: str, provider: Provider, parts: Parts) -> Any:
 def _speaker(model: str, provider: Provider, parts: Parts) -> Any:
     from rag.llm.speech import CompatibleSpeaker
 
-    return CompatibleSpeaker(_call(model, provider, parts), voice=provider.entry_of(model).voice or "alloy")
+    return CompatibleSpeaker(_call(model, provider, parts), voice=provider.entry_of(model, "tts").voice or "alloy")
 
 
 FACTORIES: Final[Mapping[Kind, Callable[[str, Provider, Parts], Any]]] = {

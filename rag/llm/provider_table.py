@@ -30,7 +30,8 @@ _OTHER_SERVICES: Final = frozenset({"agent", "agentcore", "claude_platform", "ma
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Provider:
     """A provider as one tenant sees it. `login` is the fingerprint of what the tenant set, empty for the server's own
-    settings. `off` are the models that the tenant switched off. `guarded`: see `ProviderLogin`."""
+    settings. `added` are the models beside those that the tenant named, each for one kind; `own` the names of all that
+    it set something for, `off` what it switched off. `guarded`: see `ProviderLogin`."""
 
     name: str
     entry: ProviderEntry
@@ -41,24 +42,34 @@ class Provider:
     login: str = ""
     guarded: bool = False
     own: frozenset[str] = frozenset()
+    added: Mapping[tuple[Kind, str], ModelEntry] = field(default_factory=dict)
     off: frozenset[tuple[Kind, str]] = field(default_factory=frozenset)
 
-    def entry_of(self, model: str) -> ModelEntry:
-        return self.models.get(model, self.entry.unlisted)
+    def entry_of(self, model: str, kind: Kind = "chat") -> ModelEntry:
+        """What is known of `model` where it serves as `kind`."""
+        pictures = self.added.get(("image2text", model)) if kind == "chat" else None  # chats describe them
+        return self.added.get((kind, model)) or self.models.get(model) or pictures or self.entry.unlisted
+
+    def entries(self) -> list[tuple[str, ModelEntry]]:
+        """All models by name, those that the tenant added last; one of several kinds is there for each."""
+        return [*self.models.items(), *((name, entry) for (_, name), entry in self.added.items())]
 
     def has(self, model: str, kind: Kind) -> bool:
-        """Whether `model` is listed as `kind`, or sees where pictures are to be described."""
-        entry = self.models.get(model)
-        if entry is None or (kind, model) in self.off:
+        """Whether `model` is there as `kind`, or sees where pictures are to be described."""
+        if (kind, model) in self.off:
             return False
-        return entry.kind == kind or (kind == "image2text" and self.sees(model, entry))
+        if (kind, model) in self.added:
+            return True
+        found = [entry for entry in (self.models.get(model), self.added.get(("chat", model))) if entry is not None]
+        return any(one.kind == kind or (kind == "image2text" and self.sees(model, one)) for one in found)
 
     def sees(self, model: str, entry: ModelEntry) -> bool:
         return entry.kind == "chat" and entry.capabilities(model, self.entry.strategy).vision
 
     def may_have(self, model: str, kind: Kind) -> bool:
         """Whether the server may know a model of that name, listed or not."""
-        return self.open_names and model not in self.models and (kind, model) not in self.off
+        known = model in self.models or any(name == model for _, name in self.added)
+        return self.open_names and not known and (kind, model) not in self.off
 
     def endpoint_of(self, model: str) -> Endpoint:
         """Where and how `model` is reached.
@@ -118,17 +129,17 @@ def with_login(provider: Provider, login: ProviderLogin) -> Provider:
         )
     if not login.models:
         return changed
-    models: dict[str, ModelEntry] = dict(changed.models)
+    added: dict[tuple[Kind, str], ModelEntry] = {}
     off: set[tuple[Kind, str]] = set()
     # On the server's key nobody but the operator says which models may be called: what is not listed has no price.
     own_way = bool(key or login.base_url) or provider.open_names
     for own in login.models:
         if not own.enabled:
             off.add((own.kind, own.name))
-        elif own_way and (own.name not in models or models[own.name].kind != own.kind):
-            models[own.name] = _own_entry(entry, own.kind, own.max_tokens)
+        elif own_way and not changed.has(own.name, own.kind):
+            added[own.kind, own.name] = _own_entry(entry, own.kind, own.max_tokens)
     names = frozenset(own.name for own in login.models)
-    return replace(changed, models=models, off=frozenset(off), own=names, login=fingerprint(login))
+    return replace(changed, added=added, off=frozenset(off), own=names, login=fingerprint(login))
 
 
 def unknown_provider(login: ProviderLogin, file: ModelsFile) -> Provider:

@@ -279,8 +279,8 @@ class Registry:
 
 def _listed(provider: Provider) -> list[ListedModel]:
     found: list[ListedModel] = []
-    for name, entry in provider.models.items():
-        sees = provider.sees(name, entry)
+    for name, entry in provider.entries():
+        sees = provider.sees(name, entry) and ("image2text", name) not in provider.added
         kinds: tuple[Kind, ...] = (entry.kind, "image2text") if sees else (entry.kind,)
         tools = entry.kind == "chat" and entry.capabilities(name, provider.entry.strategy).tools
         found.extend(

@@ -56,10 +56,14 @@ class AtProvider:
     broken: str = ""
 
     def login_of(self, model: str, kind: str) -> tuple[ProviderLogin, ...]:
-        """The login of that model, else the provider's; empty where the server's own settings count."""
+        """The login of that model, else the provider's; empty where the server's own settings count. Pictures are
+        described by chat models, too."""
         base = () if self.base is None else (self.base,)
-        named = [one for one in (*base, *self.further) if any(norm(own.name) == norm(model) for own in one.models)]
-        return tuple(named[:1]) or base
+        for wanted in (kind, "chat") if kind == "image2text" else (kind,):
+            for one in (*base, *self.further):
+                if any(norm(own.name) == norm(model) and own.kind == wanted for own in one.models):
+                    return (one,)
+        return base
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

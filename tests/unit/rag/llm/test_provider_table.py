@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from pydantic import SecretStr
 
@@ -191,6 +193,34 @@ def test_an_address_that_cannot_be_used_is_refused(address: str) -> None:
     assert "sk-tenant" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("provider", "key", "field"),
+    [
+        ("OpenAI", '{"api_key": "sk-1\\r\\nX-Evil: 1"}', "api_key"),
+        ("OpenAI", '{"api_key": "sk-1\\u0000"}', "api_key"),
+        ("OpenAI", '{"api_key": "sk-\\u043a"}', "api_key"),
+        ("OpenAI", "sk-\u043a", "api_key"),
+        ("Anthropic", "{sk-\u043a", "api_key"),
+        ("Azure-OpenAI", '{"api_key": "sk-1", "api_version": "1\\n"}', "api_version"),
+        (
+            "Bedrock",
+            '{"aws_access_key_id": "a", "aws_secret_access_key": "s\\n", "aws_region_name": "eu-west-1"}',
+            "aws_secret_access_key",
+        ),
+        (
+            "Bedrock",
+            '{"aws_access_key_id": "a", "aws_secret_access_key": "s", "aws_region_name": "evil.test/?"}',
+            "aws_region_name",
+        ),
+    ],
+)
+def test_every_part_of_a_key_can_stand_in_a_header(provider: str, key: str, field: str) -> None:
+    with pytest.raises(InvalidInput, match=field) as raised:
+        with_login(providers()[provider], login(provider, key, base_url="http://x.test"))
+    assert raised.value.field == "api_key"
+    assert "sk-" not in str(raised.value)
+
+
 def test_a_guarded_login_may_not_lead_litellm_elsewhere() -> None:
     with pytest.raises(InvalidInput, match="address"):
         with_login(providers()["Anthropic"], login("Anthropic", base_url="http://10.0.0.1", guarded=True))
@@ -208,7 +238,7 @@ def test_a_login_adds_models_and_switches_some_off() -> None:
         OwnModel(name="whisper-large-v3", kind="speech2text", enabled=False),
     )
     found = with_login(providers()["Groq"], login("Groq", models=models))
-    assert found.entry_of("new-one").context_tokens == 9000
+    assert found.entry_of("new-one", "chat").context_tokens == 9000
     assert found.has("new-one", "chat")
     assert found.has("embed-x", "embedding")
     assert not found.has("embed-x", "chat")
@@ -237,6 +267,35 @@ def test_a_login_without_key_and_address_adds_nothing_to_the_servers_list() -> N
     assert with_login(own, login("Groq", "", base_url="http://x.test", models=dear)).has("very-dear", "chat")
     router = providers(OPENROUTER_API_KEY=VISIBLE)["OpenRouter"]
     assert with_login(router, login("OpenRouter", "", models=dear)).has("very-dear", "chat")
+
+
+def test_a_model_may_be_of_several_kinds() -> None:
+    models = (
+        OwnModel(name="dual", kind="chat", max_tokens=9000),
+        OwnModel(name="dual", kind="embedding", max_tokens=512),
+        OwnModel(name="openai/gpt-oss-20b", kind="rerank"),
+        OwnModel(name="openai/gpt-oss-20b", kind="chat"),
+    )
+    own = providers()["Groq"]
+    for order in (models, models[::-1]):
+        found = with_login(own, login("Groq", models=order))
+        assert found.has("dual", "chat")
+        assert found.has("dual", "embedding")
+        assert not found.has("dual", "rerank")
+        assert found.entry_of("dual", "chat").context_tokens == 9000
+        assert found.entry_of("dual", "embedding").context_tokens == 512
+        assert found.has("openai/gpt-oss-20b", "rerank")
+        assert found.entry_of("openai/gpt-oss-20b") == own.entry_of("openai/gpt-oss-20b")
+        assert [(name, entry.kind) for name, entry in found.entries() if name == "dual"] == [
+            ("dual", one.kind) for one in order if one.name == "dual"
+        ]
+    sees = with_login(own, login("Groq", models=(OwnModel(name="eyes", kind="image2text", max_tokens=5000),)))
+    assert sees.entry_of("eyes").context_tokens == 5000
+    assert not sees.has("eyes", "chat")
+    off = with_login(own, login("Groq", models=(models[0], replace(models[1], enabled=False))))
+    assert off.has("dual", "chat")
+    assert not off.has("dual", "embedding")
+    assert not off.may_have("dual", "embedding")
 
 
 def test_fingerprints_tell_logins_apart_and_nothing_else() -> None:

@@ -152,6 +152,21 @@ async def test_the_login_of_one_model_is_not_that_of_its_provider(world: World) 
     assert tenants.logins.for_model("ann", "mine@Acme", "chat")[0].base_url == LOCAL
 
 
+async def test_a_model_may_have_a_login_for_each_kind(world: World) -> None:
+    tenants = Tenants(world, private=True)
+    for number, kind in enumerate(("chat", "embedding")):
+        await tenants.service.add(ANN, "Acme", NewModel(name="dual", kind=kind, base_url=f"{LOCAL}{number}"))
+    for name in ("dual@Acme", "dual"):
+        assert [one.base_url for one in tenants.logins.for_model("ann", name, "chat")] == [f"{LOCAL}0"]
+        assert [one.base_url for one in tenants.logins.for_model("ann", name, "embedding")] == [f"{LOCAL}1"]
+        assert [one.base_url for one in tenants.logins.for_model("ann", name, "image2text")] == [f"{LOCAL}0"]
+        assert tenants.logins.for_model("ann", name, "rerank") == ()
+    assert [(one.kind, one.own) for one in await tenants.service.mine(ANN) if one.name == "dual"] == [
+        ("chat", True),
+        ("embedding", True),
+    ]
+
+
 async def test_an_added_model_uses_the_key_of_its_provider(tenants: Tenants) -> None:
     await tenants.service.set_key(ANN, "Acme", api_key="good")
     await tenants.service.add(ANN, "Acme", NewModel(name="newest", kind="chat"))
