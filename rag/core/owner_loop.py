@@ -50,11 +50,24 @@ class OwnerLoop:
         there and waits for that up to 5 s.
 
         Raises:
-            WrongThread: as `call`, at once and not at the first item.
+            WrongThread: as `call`, at once and not at the first item; and at each item, if it is taken where the stream
+                could not have been made. That ends the stream.
         """
-        return _streamed(self._usable(), make, buffer)
+        return _streamed(_Tap(self._usable(), make, buffer), self._check_place)
 
     def _usable(self) -> asyncio.AbstractEventLoop:
+        self._check_place()
+        loop = self._loop or background_loop()
+        if not loop.is_running():
+            raise WrongThread("The event loop that owns this does not run. Call while it does; close it last.")
+        return loop
+
+    def _check_place(self) -> None:
+        """Return if this thread may wait for the loop.
+
+        Raises:
+            WrongThread: it runs a loop itself, or the process is a child of the one this was made in.
+        """
         if _running_loop() is not None:
             raise WrongThread(
                 "This call waits, and this thread runs an event loop, which would stand still meanwhile. Await the "
@@ -65,10 +78,6 @@ class OwnerLoop:
                 "This was made before the process forked, and its loop stayed behind. Make models and wrapper anew in "
                 "the child, or start children with 'spawn'."
             )
-        loop = self._loop or background_loop()
-        if not loop.is_running():
-            raise WrongThread("The event loop that owns this does not run. Call while it does; close it last.")
-        return loop
 
 
 class _Job(Generic[T]):
@@ -80,7 +89,6 @@ class _Job(Generic[T]):
         self.loop = loop
         self._make = make
         self._task: asyncio.Task[T] | None = None
-        self._cancelled = False
 
     def begin(self) -> None:
         self._on_loop(self._begin)
@@ -187,17 +195,18 @@ class _Tap(Generic[T]):
             await room
 
 
-def _streamed(
-    loop: asyncio.AbstractEventLoop, make: Callable[[], AsyncIterator[T]], buffer: int
-) -> Generator[T, None, None]:
-    tap = _Tap(loop, make, buffer)
+def _streamed(tap: _Tap[T], check_place: Callable[[], None]) -> Generator[T, None, None]:
+    """The items of `tap`; a generator may go elsewhere between two of them, so each asks whether it may wait here."""
+    check_place()
+    process = os.getpid()
     tap.job.begin()
     try:
         while items := tap.take():
             yield items[0]
+            check_place()
         tap.job.result()
     finally:
-        if not tap.job.done:
+        if not tap.job.done and os.getpid() == process:  # In a child of it there is nothing that could be ended.
             tap.job.cancel()
             if _running_loop() is None:  # Else the collector closes a forgotten generator on a loop's own thread.
                 tap.job.wait_closed(_CLOSE_S)
