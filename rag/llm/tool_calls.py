@@ -17,7 +17,9 @@ from rag.llm.base import ToolFragment
 
 MAX_CALLS: Final = 128
 MAX_ARGUMENT_CHARS: Final = 1 << 20
-"""Of all calls of one reply."""
+"""Of all calls of one reply; a call that goes beyond is told as a problem of its own."""
+MAX_TOLD_CHARS: Final = 8 << 20
+"""Of the arguments of one reply, kept or not; what goes beyond is no reply of a model."""
 
 GOOGLE_MARK: Final = "google:"
 """Begins a signature that came in `extra_content`."""
@@ -105,7 +107,7 @@ class ToolCallAssembler:
         """What the `tool_calls` of one delta add; each of a `whole` message is a call of its own.
 
         Raises:
-            ModelBadOutput: more than `MAX_CALLS` calls.
+            ModelBadOutput: more than `MAX_CALLS` calls, or `MAX_TOLD_CHARS` of arguments.
         """
         found: list[ToolFragment] = []
         for position, piece in enumerate(pieces):
@@ -132,6 +134,10 @@ class ToolCallAssembler:
         call.signature = _signature(piece) or sealed or call.signature
         self._room -= len(arguments)
         if self._room < 0:
+            if self._room < MAX_ARGUMENT_CHARS - MAX_TOLD_CHARS:
+                raise ModelBadOutput(
+                    f"The arguments of the model's tool calls are longer than {MAX_TOLD_CHARS} characters. Try again."
+                )
             call.too_long = True
         elif arguments:
             call.add(arguments)

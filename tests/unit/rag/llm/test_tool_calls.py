@@ -11,7 +11,14 @@ from rag.core.errors import ModelBadOutput
 from rag.core.types import ToolCall
 from rag.llm import tool_calls
 from rag.llm.base import ToolFragment
-from rag.llm.tool_calls import MAX_ARGUMENT_CHARS, MAX_CALLS, ToolCallAssembler, signature_for, signed_for
+from rag.llm.tool_calls import (
+    MAX_ARGUMENT_CHARS,
+    MAX_CALLS,
+    MAX_TOLD_CHARS,
+    ToolCallAssembler,
+    signature_for,
+    signed_for,
+)
 
 
 def piece(
@@ -278,3 +285,13 @@ def test_where_a_call_is_whole_is_known_however_it_is_cut(value: dict[str, Any],
     assert call.is_whole()
     call.add("{}")
     assert not call.is_whole()
+
+
+def test_arguments_without_an_end_are_refused() -> None:
+    assembler = ToolCallAssembler()
+    big = piece("x" * MAX_ARGUMENT_CHARS, index=0, call_id="a", name="find")
+    for _ in range(MAX_TOLD_CHARS // MAX_ARGUMENT_CHARS):
+        assembler.feed([big])
+    assert "longer than" in assembler.calls()[0].problem
+    with pytest.raises(ModelBadOutput, match="arguments"):
+        assembler.feed([piece("x", index=0)])
