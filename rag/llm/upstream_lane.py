@@ -6,6 +6,7 @@ A subclass says how a request looks and reads the events of its format.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
+from io import BytesIO
 from typing import Any, ClassVar, Final, Protocol
 
 import aiohttp
@@ -27,7 +28,7 @@ _STREAM_TYPES = ("text/event-stream", "application/octet-stream", "text/plain")
 MAX_TEXT_CHARS: Final = 8 << 20
 """Of text and reasoning of one reply; the longest that any model writes is a fraction of it."""
 _BIG_BYTES = 256 << 10
-"""JSON from this size on is parsed in a thread."""
+"""JSON from this size on is parsed in a thread, and requests are written in pieces."""
 
 
 class ReplyReader(Protocol):
@@ -126,9 +127,11 @@ class UpstreamLane:
             "Accept": "text/event-stream, application/json",
             "Accept-Encoding": "identity",
         }
+        # In pieces, where it is long: written in one go it would hold the event loop.
+        data = BytesIO(body) if len(body) >= _BIG_BYTES else body
         async with watch.limit():
             # No redirects: the key is for this address alone.
-            response = await self._pool.session.post(self._url, data=body, headers=headers, allow_redirects=False)
+            response = await self._pool.session.post(self._url, data=data, headers=headers, allow_redirects=False)
             if response.status == 200:
                 return response
             try:

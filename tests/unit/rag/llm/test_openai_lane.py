@@ -260,6 +260,13 @@ async def test_a_line_of_ten_megabytes_does_not_hold_the_loop(lane: OpenAiLane, 
     assert "".join(d.text for d in await said_by(lane, a_request())) == "Hello, world."
 
 
+async def test_a_request_of_megabytes_is_sent_in_pieces(lane: OpenAiLane, upstream: FaultyUpstream) -> None:
+    text = "x" * (2 << 20)
+    deltas = await said_by(lane, ChatRequest(turns=(Turn(role="user", content=text),)))
+    assert "".join(d.text for d in deltas) == "Hello, world."
+    assert upstream.requests[-1].body["messages"][0]["content"] == text
+
+
 async def test_json_that_the_end_of_the_connection_cut_is_no_foreign_protocol(
     lane: OpenAiLane, upstream: FaultyUpstream
 ) -> None:
