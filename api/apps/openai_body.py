@@ -1,16 +1,22 @@
 """Bodies of the OpenAI faces, validated; what we cannot do is refused by name instead of ignored."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from quart import request
+from werkzeug.exceptions import RequestEntityTooLarge
 
-from rag.core.errors import InvalidInput
+from api.apps.context import services
+from api.apps.openai_parts import MOST_PICTURES, Content
+from rag.core.blocking import Lane, run_in
+from rag.core.errors import InvalidInput, LimitExceeded
 from rag.core.types import Turn
 
 B = TypeVar("B", bound="Body")
+_LONG_BYTES = 256 << 10
+"""Bodies above this are read in a thread: they would hold the event loop."""
 _LONGEST_INPUT = 2048
 _LONGEST_INPUT_CHARS = 1_200_000
 """All texts together: about as many tokens as OpenAI takes in one call."""
@@ -20,27 +26,19 @@ class Body(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-def _text_of_parts(content: Any) -> Any:
-    """The text of a content, which may come in parts."""
-    if not isinstance(content, list):
-        return content
-    texts = []
-    for part in content:
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise ValueError("only text content can be read here")
-        texts.append(part["text"])
-    return "\n".join(texts)
-
-
-Text = Annotated[str, BeforeValidator(_text_of_parts)]
-
-
 class Message(Body):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text
+    content: Content
+
+    @model_validator(mode="after")
+    def _only_users_show(self) -> Self:
+        if self.content.pictures and self.role != "user":
+            raise ValueError("only messages of the user may have pictures")
+        return self
 
     def as_turn(self) -> Turn:
-        return Turn(role="system" if self.role == "developer" else self.role, content=self.content)
+        role = "system" if self.role == "developer" else self.role
+        return Turn(role=role, content=self.content.text, pictures=self.content.pictures)
 
 
 class StreamOptions(Body):
@@ -81,6 +79,8 @@ class ChatBody(Body):
             raise InvalidInput("Log probabilities are not offered.", param="logprobs")
         if self.response_format is not None and self.response_format.type != "text":
             raise InvalidInput("Answers are text: leave response_format out.", param="response_format")
+        if sum(len(message.content.pictures) for message in self.messages) > MOST_PICTURES:
+            raise InvalidInput(f"A request may have up to {MOST_PICTURES} pictures.", param="messages")
         if self.messages[-1].role != "user":
             raise InvalidInput("The last message must come from the user.", param="messages")
 
@@ -122,13 +122,31 @@ async def read(form: type[B]) -> B:
 
     Raises:
         InvalidInput: not JSON, or not of this form; fact `param` names the field.
+        LimitExceeded: longer than `server.max_body_bytes`.
     """
     try:
-        return form.model_validate(orjson.loads(await request.get_data() or b"null"))
+        data = await _sent() or b"null"
+        return await run_in(Lane.TEXT, _parse, form, data) if len(data) > _LONG_BYTES else _parse(form, data)
     except orjson.JSONDecodeError as error:
         raise InvalidInput(f"The body is not JSON: {error}.") from error
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         param = ".".join(str(part) for part in first["loc"]) or None
         place = f"{param}: " if param else "The body: "
         raise InvalidInput(f"{place}{first['msg']}.", param=param) from error
+
+
+async def _sent() -> bytes:
+    try:
+        content = await request.get_data()
+    except RequestEntityTooLarge as error:
+        limit = services().settings.server.max_body_bytes
+        raise LimitExceeded(
+            f"The request is longer than the {limit:,} bytes a body may have (server.max_body_bytes), its pictures "
+            "among them: send fewer or smaller ones."
+        ) from error
+    return content if isinstance(content, bytes) else content.encode()
+
+
+def _parse(form: type[B], data: bytes) -> B:
+    return form.model_validate(orjson.loads(data))
