@@ -1,8 +1,10 @@
 """The providers of a process, as conf/models.yaml, the settings and a tenant's logins make them."""
 
 import hashlib
+import re
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -25,6 +27,9 @@ SUFFIXES: Final = ("___OpenAI-API", "___VLLM", "___LocalAI", "___HuggingFace")
 
 _OTHER_SERVICES: Final = frozenset({"agent", "agentcore", "claude_platform", "mantle"})
 """Parts of a name by which LiteLLM's adapter for Bedrock calls something else, with keys of the environment."""
+
+_REGION: Final = re.compile(r"[a-z0-9-]*")
+"""It becomes a part of the address."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -238,13 +243,22 @@ def _endpoint_of_login(provider: Provider, login: ProviderLogin) -> Endpoint:
 
 
 def _parts(key: str) -> dict[str, str]:
-    if not key.startswith("{"):
-        return {"api_key": key}
-    try:
-        loaded: Any = orjson.loads(key)
-    except orjson.JSONDecodeError:
-        return {"api_key": key}
-    return {str(name): value for name, value in loaded.items() if isinstance(value, str)}
+    """What a login's key consists of, by name.
+
+    Raises:
+        InvalidInput: a part cannot stand in a header, or is no region. The message does not repeat it.
+    """
+    parts = {"api_key": key}
+    if key.startswith("{"):
+        with suppress(orjson.JSONDecodeError):  # Then it is a key that happens to begin so.
+            loaded: dict[str, Any] = orjson.loads(key)
+            parts = {name: value for name, value in loaded.items() if isinstance(value, str)}
+    for name, value in parts.items():
+        if not (value.isascii() and value.isprintable()):
+            raise InvalidInput(f"{name[:80]!r} of the key must be printable ASCII.", field="api_key")
+    if not _REGION.fullmatch(parts.get("aws_region_name", "-")):
+        raise InvalidInput("'aws_region_name' of the key must look like eu-west-1.", field="api_key")
+    return parts
 
 
 def _own_entry(entry: ProviderEntry, kind: Kind, max_tokens: int) -> ModelEntry:

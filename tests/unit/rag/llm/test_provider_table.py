@@ -217,7 +217,7 @@ def test_an_address_that_cannot_be_used_is_refused(address: str) -> None:
 def test_every_part_of_a_key_can_stand_in_a_header(provider: str, key: str, field: str) -> None:
     with pytest.raises(InvalidInput, match=field) as raised:
         with_login(providers()[provider], login(provider, key, base_url="http://x.test"))
-    assert raised.value.field == "api_key"
+    assert raised.value.facts["field"] == "api_key"
     assert "sk-" not in str(raised.value)
 
 

@@ -1,15 +1,20 @@
+import asyncio
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from api.db.services import tenant_model_service
 from api.db.services.secret_box import SecretBox
 from api.db.services.tenant_logins import TenantLogins, parted
 from api.db.services.tenant_model_service import NewModel, NothingToProbe, ProbeFailed, TenantModelService
 from api.db.tables import Tenant, TenantLlm, Usage, User
 from rag.core.errors import InvalidInput, NotFound
+from rag.core.settings import load_settings
 from rag.core.types import Principal
-from rag.llm.base import OwnModel
+from rag.llm.base import OwnModel, ProviderLogin
+from rag.llm.registry import Registry
 from rag.testing.models import FixedProviders
 from tests.unit.api.db.services.world import ANN, BOB, World
 
@@ -83,6 +88,57 @@ async def test_a_wrong_key_is_told_without_it_and_not_kept(tenants: Tenants) -> 
     assert "***" in caught.value.failures[0][2]
     assert tenants.key(ANN) == ""
     assert await tenants.service.mine(ANN) == []
+
+
+class SlowProviders(FixedProviders):
+    """Its probes answer when `answer` is set; `most` is how many ran at once, of those that `slow` makes."""
+
+    def __init__(self) -> None:
+        super().__init__("good", "slow")
+        self.answer = asyncio.Event()
+        self.running = self.most = 0
+
+    async def probe(self, login: ProviderLogin, kind: Any, model: str) -> None:
+        if login.api_key.get_secret_value() == "slow":
+            self.running += 1
+            self.most = max(self.most, self.running)
+            try:
+                await self.answer.wait()
+            finally:
+                self.running -= 1
+        await super().probe(login, kind, model)
+
+
+async def test_a_tenants_slow_probes_hold_up_only_itself(tenants: Tenants) -> None:
+    slow = SlowProviders()
+    tenants.service._providers = slow
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(20):
+            tasks.create_task(tenants.service.set_key(ANN, "Acme", api_key="slow"))
+        while not slow.running:
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await tenants.service.set_key(BOB, "Acme", api_key="good")
+        assert tenants.key(BOB) == "good"
+        slow.answer.set()
+    assert (slow.most, tenants.key(ANN)) == (1, "slow")
+
+
+async def test_a_probe_waits_no_longer_for_its_turn_than_for_its_answer(
+    tenants: Tenants, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tenant_model_service, "PROBE_S", 0.05)
+    slow = SlowProviders()
+    tenants.service._providers = slow
+    tenants.service._probes = asyncio.Semaphore(1)
+    async with asyncio.timeout(5), tenants.service._probes:
+        with pytest.raises(ProbeFailed, match="no answer"):
+            await tenants.service.set_key(BOB, "Acme", api_key="good", model="large")
+    assert slow.probed == []
+    with pytest.raises(ProbeFailed, match="no answer"):
+        await tenants.service.set_key(BOB, "Acme", api_key="slow", model="large")
+    await tenants.service.set_key(BOB, "Acme", api_key="good")
+    assert slow.running == 0
 
 
 async def test_a_key_is_replaced(tenants: Tenants) -> None:
@@ -344,3 +400,15 @@ async def test_defaults_come_from_the_tenants_row(tenants: Tenants) -> None:
 )
 def test_names_are_parted_at_the_last_at(name: str, parts: tuple[str, str]) -> None:
     assert parted(name) == parts
+
+
+@pytest.mark.parametrize("part", ["sk-1\\r\\nX-Evil: 1", "sk-\\u043a"])
+async def test_a_part_of_a_key_that_no_header_takes_is_told_without_it(tenants: Tenants, part: str) -> None:
+    registry = Registry(load_settings(environ={}))
+    box = SecretBox(SECRET)
+    service = TenantModelService(tenants.world.db, tenants.world.clock, box, logins=tenants.logins, providers=registry)
+    with pytest.raises(ProbeFailed) as caught:
+        await service.set_key(ANN, "OpenAI", api_key=f'{{"api_key": "{part}"}}')
+    await registry.close()
+    assert {reason for _, _, reason in caught.value.failures} == {"'api_key' of the key must be printable ASCII."}
+    assert await tenants.service.mine(ANN) == []
