@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import structlog
 
@@ -16,6 +16,19 @@ class UsageSink(Protocol):
     """Keeps usage rows; implemented by `usage_service`."""
 
     async def record(self, call: ModelCall) -> None: ...
+
+
+@runtime_checkable
+class Flushed(UsageSink, Protocol):
+    """A sink that keeps rows for later while the store is away."""
+
+    async def flush(self) -> None:
+        """Write them.
+
+        Raises:
+            StoreUnavailable: that still cannot be done.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,13 +88,19 @@ class UsageLedger:
         task.add_done_callback(self._writes.discard)
 
     async def settle(self) -> None:
-        """Wait until every row is written."""
+        """Wait until every row is written; those that could not be are tried once more, and lost with the process
+        if that fails."""
         while self._writes:
             await asyncio.wait(self._writes)
+        if isinstance(self._sink, Flushed):
+            try:
+                await self._sink.flush()
+            except RagError as error:
+                log.warning("usage_rows_wait", code=error.code, reason=error.message)
 
     @staticmethod
     async def _write(sink: UsageSink, call: ModelCall) -> None:
         try:
             await sink.record(call)
         except RagError as error:
-            log.warning("usage_row_lost", model=call.model, purpose=call.purpose, code=error.code)
+            log.warning("usage_row_not_written", model=call.model, purpose=call.purpose, code=error.code)

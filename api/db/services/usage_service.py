@@ -22,6 +22,9 @@ GATHER_S = 0.2
 """How long a row waits for others of the same write: with one write to the disk a call, sixteen questions at once spend
 more time on their usage rows than on the search."""
 
+RETRY_S = 5.0
+"""After this long, rows that could not be written are tried again, whether a call ends or not."""
+
 _WIDTHS = {name: getattr(Usage, name).max_length for name in ("model", "provider", "purpose", "arm", "outcome")}
 
 _COUNTS = (
@@ -61,6 +64,7 @@ class UsageService:
         self._pending: list[_Pending] = []
         self._turn = asyncio.Lock()
         self._gathering: asyncio.Task[None] | None = None
+        self._again: asyncio.TimerHandle | None = None
 
     def tell(self, observer: CallObserver) -> None:
         """Show every call from now on to `observer`."""
@@ -70,7 +74,7 @@ class UsageService:
         """Price `call` and write its row; it is on the disk when this returns.
 
         Raises:
-            StoreUnavailable: the rows cannot be written now; the row goes with the next call's.
+            StoreUnavailable: the rows cannot be written now; the row goes with the next call's, or in `RETRY_S`.
             OutcomeUnknown: nobody knows whether it was written. It is not written again: cost counted twice is worse
                 than a row that is missing.
             StoreError, InvalidInput: no row can hold this call; it is given up, the rows of others are not.
@@ -84,6 +88,22 @@ class UsageService:
         if mine.error is not None:
             raise mine.error
 
+    async def flush(self) -> None:
+        """Write what waits to be written. Rows are gone with the process: call this before it ends.
+
+        Raises:
+            StoreUnavailable: they still cannot be written.
+        """
+        async with self._turn:
+            # A write that is under way may put its rows back.
+            waiting = tuple(self._pending)
+        if not waiting:
+            return
+        await asyncio.shield(self._begun())
+        left = [one for one in waiting if one.row]
+        if left and left[0].error is not None:
+            raise left[0].error
+
     async def _priced(self, call: ModelCall) -> ModelCall:
         """`call` with its cost and its provider, where they are missing and known."""
         provider = call.provider or call.model.rpartition("@")[2]
@@ -96,6 +116,9 @@ class UsageService:
 
     def _begun(self) -> asyncio.Task[None]:
         """The task that writes what is pending."""
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
         if self._gathering is None or self._gathering.done():
             self._gathering = asyncio.create_task(self._write(), name="write-usage-rows")
         return self._gathering
@@ -113,6 +136,8 @@ class UsageService:
                 for one in waiting:
                     one.error = error
                 self._pending = waiting + self._pending
+                if self._again is None:
+                    self._again = asyncio.get_running_loop().call_later(RETRY_S, self._begun)
 
     async def _put(self, rows: Sequence[_Pending]) -> None:
         """Write `rows` in one transaction, or each in its own if one of them cannot be written.

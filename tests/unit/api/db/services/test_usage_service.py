@@ -1,16 +1,19 @@
 import asyncio
+import threading
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from api.db.services.model_catalogue import ModelCatalogue
 from api.db.services.records import ModelCall
 from api.db.services.usage_service import UsageService
 from api.db.tables import Usage
 from rag.core.errors import InvalidInput, OutcomeUnknown, StoreUnavailable
-from rag.core.settings import PriceSettings
+from rag.core.settings import PriceSettings, Settings
 from rag.llm.prices import Prices
+from rag.llm.registry import Registry
 from tests.unit.api.db.services.world import World
 
 
@@ -206,3 +209,76 @@ async def test_who_is_written_waits_for_no_later_call(world: World) -> None:
     assert all(record.done() for record in records[:20]), "they would pile up for as long as calls keep coming"
     await asyncio.gather(*records)
     assert await world.db.run(lambda: Usage.select().count()) == 60
+
+
+async def purposes(world: World) -> list[str]:
+    return await world.db.run(lambda: [row.purpose for row in Usage.select().order_by(Usage.id)])
+
+
+def away(fn: object, **options: object) -> None:
+    raise StoreUnavailable("The disk is full.")
+
+
+async def test_the_last_rows_are_tried_again_at_the_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = ModelCatalogue(Settings(), Registry(Settings()), usage=UsageService(world.db, world.clock))
+    ledger = models._ledger
+    with monkeypatch.context() as patch:
+        patch.setattr(world.db, "write_blocking", away)
+        ledger.add(call("last"))
+        with capture_logs() as logs:
+            await ledger.settle()
+    assert [entry["event"] for entry in logs] == ["usage_row_not_written", "usage_rows_wait"]
+    await models.close()
+    assert await purposes(world) == ["last"]
+    await models.close()
+    assert await purposes(world) == ["last"]
+
+
+async def test_flush_waits_for_a_write_under_way(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows may come back."""
+    usage = UsageService(world.db, world.clock)
+    begun, release = threading.Event(), threading.Event()
+
+    def slow(fn: object, **options: object) -> None:
+        begun.set()
+        release.wait(10)
+        raise StoreUnavailable("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.db, "write_blocking", slow)
+        recorded = asyncio.create_task(usage.record(call("last")))
+        while not begun.is_set():
+            await asyncio.sleep(0.01)
+        flushed = asyncio.create_task(usage.flush())
+        await asyncio.sleep(0.05)
+        assert not flushed.done()
+        patch.undo()
+        release.set()
+        with pytest.raises(StoreUnavailable):
+            await recorded
+        await flushed
+    assert await purposes(world) == ["last"]
+
+
+async def test_rows_that_wait_are_tried_again_after_a_pause(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.db.services.usage_service.RETRY_S", 0.05)
+    usage = UsageService(world.db, world.clock)
+    tries = 0
+
+    def counted(fn: object, **options: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise StoreUnavailable("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.db, "write_blocking", counted)
+        with pytest.raises(StoreUnavailable):
+            await usage.record(call("lonely"))
+        async with asyncio.timeout(10):
+            while tries < 3:
+                await asyncio.sleep(0.01)
+    async with asyncio.timeout(10):
+        while await purposes(world) != ["lonely"]:
+            await asyncio.sleep(0.01)
+    await usage.flush()
+    assert await purposes(world) == ["lonely"]
