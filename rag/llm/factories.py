@@ -156,6 +156,7 @@ def _call(model: str, provider: Provider, parts: Parts, *, whole: bool = False) 
         provider.endpoint_of(model),
         pool=parts.pool,
         timeout_s=deadlines.answer_s if whole else deadlines.first_token_s,
+        answer_s=deadlines.answer_s,
     )
 
 

@@ -18,18 +18,28 @@ from rag.llm.upstream import UpstreamPool
 from rag.llm.upstream_errors import MAX_ERROR_BYTES, error_for, error_of, without_begun
 
 MAX_REPLY_BYTES: Final = 64 << 20
+MAX_FILE_BYTES: Final = 64 << 20
+"""Of a file that is streamed: six minutes of sound without any compression."""
 _BIG_BYTES: Final = 64 << 10
 """JSON from this size on is made and parsed in a thread."""
 
 
 class UpstreamCall:
-    """Calls of one model. Holds no more than address, key and the shared connections."""
+    """Calls of one model. Holds no more than address, key and the shared connections.
 
-    def __init__(self, name: str, endpoint: Endpoint, *, pool: UpstreamPool, timeout_s: float) -> None:
+    Args:
+        timeout_s: Seconds for a reply in one piece, or for each piece of a file.
+        answer_s: Seconds for a whole file.
+    """
+
+    def __init__(
+        self, name: str, endpoint: Endpoint, *, pool: UpstreamPool, timeout_s: float, answer_s: float = 600.0
+    ) -> None:
         self.name = name
         self.endpoint = endpoint
         self._pool = pool
         self._timeout_s = timeout_s
+        self._answer_s = answer_s
 
     async def post_json(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """The JSON object that `path` answers with.
@@ -56,19 +66,28 @@ class UpstreamCall:
                 return await self._parsed(await self._whole("GET", url, most_bytes=most_bytes))
 
     async def stream(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[bytes]:
-        """The pieces of the file that `path` answers with; each is waited for `timeout_s` at the most."""
+        """The pieces of the file that `path` answers with, `MAX_FILE_BYTES` in all at the most. Each is waited for
+        `timeout_s`, and the whole has `answer_s`, the time that the caller takes included.
+        """
         data = await self._written(body)
-        with self._translated():
-            async with asyncio.timeout(self._timeout_s):
+        loop = asyncio.get_running_loop()
+        end, size = loop.time() + self._answer_s, 0
+        with self._translated(end):
+            async with asyncio.timeout_at(min(end, loop.time() + self._timeout_s)):
                 response = await self._send("POST", path, data=data, type_="application/json")
             try:
                 if response.content_type in ("application/json", "text/html"):
                     raise self._not_understood(f"it answered with {response.content_type!r}")
                 while True:
-                    async with asyncio.timeout(self._timeout_s):
+                    async with asyncio.timeout_at(min(end, loop.time() + self._timeout_s)):
                         piece = await response.content.readany()
                     if not piece:
                         break
+                    size += len(piece)
+                    if size > MAX_FILE_BYTES:
+                        raise ModelBadOutput(
+                            f"The file of {self.name!r} is longer than {MAX_FILE_BYTES} bytes.", model=self.name
+                        )
                     yield piece
             finally:
                 # Closing, not releasing: what was left early must end at the provider too.
@@ -133,13 +152,15 @@ class UpstreamCall:
         )
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self, end: float | None = None) -> Iterator[None]:
+        """Raise what goes wrong as ModelError; `end` is the deadline of a whole file, in the loop's time."""
         try:
             yield
         except (TimeoutError, aiohttp.ServerTimeoutError) as error:
-            raise ModelTimeout(
-                f"{self.name!r} did not answer within {self._timeout_s:g} s.", model=self.name
-            ) from error
+            late = f"did not answer within {self._timeout_s:g} s"
+            if end is not None and asyncio.get_running_loop().time() >= end:
+                late = f"did not finish within {self._answer_s:g} s"
+            raise ModelTimeout(f"{self.name!r} {late}.", model=self.name) from error
         except (aiohttp.InvalidURL, UnicodeError) as error:
             raise self._not_understood("its address is not a URL") from error
         except aiohttp.ClientConnectorError as error:

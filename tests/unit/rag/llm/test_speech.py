@@ -3,13 +3,18 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from rag.core.errors import InvalidInput, ModelBadOutput, ModelError, ModelOverloaded, ModelRefused, ModelTimeout
+from rag.llm import upstream_call
+from rag.llm.endpoint import Endpoint
 from rag.llm.speech import MAX_AUDIO_BYTES, CompatibleSpeaker, CompatibleTranscriber
+from rag.llm.upstream import UpstreamPool
 from rag.llm.upstream_call import UpstreamCall
 from rag.testing.plain_services import EchoSpeaker, EchoTranscriber
 from rag.testing.speech_suite import SpeakerSuite, TranscriberSuite, spoken
 from rag.testing.upstream_services import MP3, Answer, ServicesUpstream
+from tests.unit.rag.llm.raw_server import sending
 from tests.unit.rag.llm.services import KEY, call, hasty, services
 
 __all__ = ["call", "hasty", "services"]
@@ -108,3 +113,36 @@ async def test_a_hanging_server_is_left(hasty: UpstreamCall, services: ServicesU
     services.answer = Answer(wait_s=30)
     with pytest.raises(ModelTimeout):
         await spoken(CompatibleSpeaker(hasty), "hello")
+
+
+SOUND = b"HTTP/1.1 200 OK\r\nContent-Type: audio/mpeg\r\nConnection: close\r\n\r\n"
+
+
+async def test_a_slow_drip_of_sound_has_a_deadline(pool: UpstreamPool) -> None:
+    async with sending([SOUND, *[b"x"] * 100], wait_s=0.05) as url:
+        endpoint = Endpoint(base_url=url, api_key=SecretStr(KEY), model="m")
+        drip = UpstreamCall("m@Here", endpoint, pool=pool, timeout_s=0.3, answer_s=0.6)
+        started = asyncio.get_running_loop().time()
+        with pytest.raises(ModelTimeout, match=r"did not finish within 0\.6 s"):
+            await spoken(CompatibleSpeaker(drip), "hello")
+        assert asyncio.get_running_loop().time() - started < 3
+
+
+async def test_a_pause_of_sound_is_told_apart(pool: UpstreamPool) -> None:
+    async with sending([SOUND + b"x", b"x"], wait_s=3.0) as url:
+        endpoint = Endpoint(base_url=url, api_key=SecretStr(KEY), model="m")
+        with pytest.raises(ModelTimeout, match=r"did not answer within 0\.2 s"):
+            await spoken(CompatibleSpeaker(UpstreamCall("m@Here", endpoint, pool=pool, timeout_s=0.2)), "hello")
+
+
+async def test_sound_without_an_end_is_refused(pool: UpstreamPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream_call, "MAX_FILE_BYTES", 1000)
+    for pieces, fine in ((10, True), (11, False)):
+        async with sending([SOUND, *[b"x" * 100] * pieces], wait_s=0.001) as url:
+            endpoint = Endpoint(base_url=url, api_key=SecretStr(KEY), model="m")
+            speaker = CompatibleSpeaker(UpstreamCall("m@Here", endpoint, pool=pool, timeout_s=2.0))
+            if fine:
+                assert len(b"".join(await spoken(speaker, "hello"))) == 1000
+            else:
+                with pytest.raises(ModelBadOutput, match="longer than 1000 bytes"):
+                    await spoken(speaker, "hello")
