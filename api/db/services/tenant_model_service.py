@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, get_args
+from weakref import WeakValueDictionary
 
 from pydantic import SecretStr
 
@@ -34,7 +35,7 @@ from rag.llm.base import OwnModel, ProviderLogin
 T = TypeVar("T")
 KINDS: tuple[Kind, ...] = get_args(Kind)
 PROBE_S = 30.0
-"""How long a provider has to answer the call that tries a key."""
+"""How long the call that tries a key may take, the wait for its turn included."""
 _PROBES_AT_ONCE = 8
 _PROBED: tuple[Kind, ...] = ("chat", "embedding", "rerank")
 _MOST_ROWS = 1000
@@ -87,6 +88,7 @@ class TenantModelService:
         self._providers = providers
         self._private = private_addresses
         self._probes = asyncio.Semaphore(_PROBES_AT_ONCE)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def factories(self) -> list[Factory]:
         """All providers, the highest rank first."""
@@ -119,7 +121,9 @@ class TenantModelService:
         if factory.needs_key and not (api_key or base_url):
             raise InvalidInput(f"{name} needs an API key, or the address of a server.", field="api_key")
         login = await self._login(principal, name, api_key=api_key, base_url=base_url)
-        await self._probe(login, self._candidates(login, kind, parted(f"{model}@{name}")[0] if model else ""))
+        await self._probe(
+            principal, login, self._candidates(login, kind, parted(f"{model}@{name}")[0] if model else "")
+        )
         await self._keep(principal, name, sealed=True, api_key=api_key, base_url=base_url)
 
     async def add(self, principal: Principal, provider: str, new: NewModel) -> None:
@@ -139,7 +143,7 @@ class TenantModelService:
         if not 0 <= own.max_tokens <= _MOST_TOKENS:
             raise InvalidInput(f"max_tokens must be 0 to {_MOST_TOKENS}.", field="max_tokens")
         login = dataclasses.replace(await self._login_of(principal, factory, new), models=(own,))
-        await self._probe(login, [(own.kind, own.name)])
+        await self._probe(principal, login, [(own.kind, own.name)])
         await self._keep(principal, name, own=own, sealed=True, api_key=new.api_key, base_url=new.base_url)
 
     async def delete(self, principal: Principal, provider: str, model: str) -> None:
@@ -241,12 +245,13 @@ class TenantModelService:
             )
         return candidates
 
-    async def _probe(self, login: ProviderLogin, candidates: Sequence[tuple[Kind, str]]) -> None:
+    async def _probe(self, principal: Principal, login: ProviderLogin, candidates: Sequence[tuple[Kind, str]]) -> None:
+        turn = self._turns.setdefault(principal.tenant_id, asyncio.Lock())
         failures: list[tuple[str, str, str]] = []
         key = login.api_key.get_secret_value()
         for kind, model in candidates:
             try:
-                await self._probe_one(login, kind, model)
+                await self._probe_one(login, kind, model, turn=turn)
             except (ModelError, NotFound, InvalidInput) as error:
                 reason = error.message.replace(key, "***") if len(key) > 3 else error.message
                 failures.append((login.provider, model, reason))
@@ -254,9 +259,10 @@ class TenantModelService:
                 return
         raise ProbeFailed(failures)
 
-    async def _probe_one(self, login: ProviderLogin, kind: Kind, model: str) -> None:
+    async def _probe_one(self, login: ProviderLogin, kind: Kind, model: str, *, turn: asyncio.Lock) -> None:
+        """One at a time for each tenant, so that those of one who names slow servers leave slots to all others."""
         try:
-            async with self._probes, asyncio.timeout(PROBE_S):
+            async with asyncio.timeout(PROBE_S), turn, self._probes:
                 await self._providers.probe(login, kind, model)
         except TimeoutError as error:
             raise ModelTimeout(f"{model!r}: no answer within {PROBE_S:.0f} s.", model=model) from error
