@@ -2,16 +2,16 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 import structlog
 
 from api.db.database import Database
-from api.db.services.owned import in_groups
+from api.db.raw_sql import execute_many
 from api.db.services.records import ModelCall
 from api.db.services.usage_days import add_to_days
 from api.db.services.usage_ledger import CallObserver
-from api.db.tables import Usage
+from api.db.tables import Usage, database_proxy
 from rag.core.blocking import Lane, run_in
 from rag.core.clock import Clock, now_ms
 from rag.core.errors import OutcomeUnknown, RagError, StoreUnavailable
@@ -27,6 +27,7 @@ RETRY_S = 5.0
 
 _WIDTHS = {name: getattr(Usage, name).max_length for name in ("model", "provider", "purpose", "arm", "outcome")}
 
+_COLUMNS = (*(field.name for field in fields(ModelCall)), "create_time")
 _COUNTS = (
     "prompt_tokens",
     "completion_tokens",
@@ -200,6 +201,13 @@ def _row(call: ModelCall) -> dict[str, object]:
 
 
 def _insert(rows: list[dict[str, object]]) -> None:
-    for group in in_groups(rows):
-        Usage.insert_many(group).execute()
+    """Write `rows` and count them in their days.
+
+    Sent as text, one row a statement: SQLite keeps the last statements prepared, and one for each number of rows is
+    long.
+    """
+    marks = ", ".join([database_proxy.param] * len(_COLUMNS))
+    names = ", ".join(f"`{name}`" for name in _COLUMNS)
+    values = ([row[name] for name in _COLUMNS] for row in rows)
+    execute_many(database_proxy.obj, f"INSERT INTO `usage` ({names}) VALUES ({marks})", values)
     add_to_days(rows)

@@ -1,11 +1,14 @@
 import asyncio
 import threading
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import peewee
 import pytest
 from structlog.testing import capture_logs
 
+from api.db.raw_sql import execute_many
 from api.db.services.model_catalogue import ModelCatalogue
 from api.db.services.records import ModelCall
 from api.db.services.usage_service import UsageService
@@ -282,3 +285,24 @@ async def test_rows_that_wait_are_tried_again_after_a_pause(world: World, monkey
             await asyncio.sleep(0.01)
     await usage.flush()
     assert await purposes(world) == ["lonely"]
+
+
+async def test_all_writes_send_the_same_statement(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine keeps statements: one for each number of rows would fill its memory."""
+    monkeypatch.setattr("api.db.services.usage_service.GATHER_S", 0.01)
+    sent: set[str] = set()
+
+    def noted(database: peewee.Database, statement: str, rows: Iterable[Sequence[object]]) -> None:
+        sent.add(statement)
+        execute_many(database, statement, rows)
+
+    def insert_many(rows: object) -> None:
+        raise AssertionError("its statement is as long as there are rows")
+
+    monkeypatch.setattr("api.db.services.usage_service.execute_many", noted, raising=False)
+    monkeypatch.setattr(Usage, "insert_many", insert_many)
+    usage = UsageService(world.db, world.clock)
+    for size in (1, 2, 7):
+        await asyncio.gather(*(usage.record(call()) for _ in range(size)))
+    assert await world.db.run(lambda: Usage.select().count()) == 10
+    assert len(sent) == 1
