@@ -7,7 +7,7 @@ from typing import Protocol, cast
 from peewee import fn
 
 from api.db.services.tenant_logins import Kind, TenantLogins, norm
-from api.db.tables import TenantLlm, Usage
+from api.db.tables import TenantLlm, UsageDay
 from rag.llm.base import ProviderLogin
 
 
@@ -131,6 +131,6 @@ def rows_of(tenant_id: str) -> list[TenantLlm]:
 
 def used_tokens(tenant_id: str) -> dict[str, int]:
     """Tokens of all calls so far, by the normalised name of the model."""
-    tokens = fn.SUM(Usage.prompt_tokens + Usage.completion_tokens)
-    rows = Usage.select(Usage.model, tokens).where(Usage.tenant_id == tenant_id).group_by(Usage.model).tuples()
-    return {norm(model): int(count or 0) for model, count in cast(Iterable[tuple[str, int | None]], rows)}
+    tokens = fn.SUM(UsageDay.prompt_tokens + UsageDay.completion_tokens)
+    days = UsageDay.select(UsageDay.model, tokens).where(UsageDay.tenant_id == tenant_id).group_by(UsageDay.model)
+    return {norm(model): int(count or 0) for model, count in cast(Iterable[tuple[str, int | None]], days.tuples())}

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from api.db.services import tenant_model_service
+from api.db.services.records import ModelCall
 from api.db.services.secret_box import SecretBox
 from api.db.services.tenant_logins import TenantLogins, parted
 from api.db.services.tenant_model_service import NewModel, NothingToProbe, ProbeFailed, TenantModelService
+from api.db.services.usage_service import UsageService
 from api.db.tables import Tenant, TenantLlm, Usage, User
 from rag.core.errors import InvalidInput, NotFound
 from rag.core.settings import load_settings
@@ -337,10 +339,23 @@ async def test_deleting_takes_the_own_model_or_all_of_the_provider(tenants: Tena
 async def test_used_tokens_are_those_of_the_tenant(tenants: Tenants) -> None:
     await tenants.service.set_key(ANN, "Acme", api_key="good")
     await tenants.service.set_key(BOB, "Acme", api_key="good")
-    call = {"purpose": "answer", "estimated": False, "duration_ms": 1, "attempts": 1, "outcome": "ok", "create_time": 1}
-    for tenant_id, tokens in (("ann", 10), ("ann", 5), ("bob", 1000)):
-        row = call | {"tenant_id": tenant_id, "prompt_tokens": tokens, "completion_tokens": 1, "model": "large@Acme"}
-        await tenants.world.db.write(lambda row=row: Usage.create(**row))  # type: ignore[misc]
+    usage = UsageService(tenants.world.db, tenants.world.clock)
+    call = ModelCall(
+        tenant_id="ann",
+        model="large@Acme",
+        purpose="answer",
+        prompt_tokens=10,
+        completion_tokens=1,
+        estimated=False,
+        duration_ms=1,
+    )
+    for taken in (call, replace(call, tenant_id="bob", prompt_tokens=1000), replace(call, prompt_tokens=5, key_id="k")):
+        await usage.record(taken)
+        tenants.world.clock.pass_s(86_400)
+    rows = await tenants.world.db.run(lambda: list(Usage.select().where(Usage.tenant_id == "ann")))
+    assert sum(row.prompt_tokens + row.completion_tokens for row in rows) == 17
+    # The totals of the days say the same, and are few however many calls there were.
+    await tenants.world.db.write(lambda: Usage.delete().execute())
     used = {one.name: one.used_tokens for one in await tenants.service.mine(ANN)}
     assert used == {"small": 0, "large": 17, "vectors": 0, "ranks": 0}
 
