@@ -144,10 +144,11 @@ class ChatModel(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Embedded:
-    """`vectors`: shape (n, dim), float32, rows of unit length."""
+    """`vectors`: shape (n, dim), float32, rows of unit length. `estimated`: nobody has counted all of `tokens`."""
 
     vectors: Matrix
     tokens: int
+    estimated: bool = False
 
 
 class Embedder(Protocol):
@@ -173,10 +174,11 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reranked:
-    """`scores`: shape (n,), float32, one per passage in order, 0 (irrelevant) to 1."""
+    """`scores`: shape (n,), float32, one per passage in order, 0 (irrelevant) to 1. `estimated` as in `Embedded`."""
 
     scores: Vector
     tokens: int
+    estimated: bool = False
 
 
 class Reranker(Protocol):

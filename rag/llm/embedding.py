@@ -34,10 +34,11 @@ _MARGIN: Final = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What one request brought: shape (n, dim), as the provider gave them, and the tokens it counted."""
+    """What one request brought: shape (n, dim), as the provider gave them; tokens as it counted, else our estimate."""
 
     vectors: Matrix
     tokens: int
+    estimated: bool = False
 
 
 class EmbeddingWire(Protocol):
@@ -129,7 +130,8 @@ class ProviderEmbedder:
         batches = list(_batches(windows))
         found = await self._all(batches, query=query)
         vectors = await run_in(Lane.TEXT, self._pooled, found, batches, len(texts))
-        return Embedded(vectors=vectors, tokens=sum(rows.tokens for rows in found))
+        estimated = any(rows.estimated for rows in found)
+        return Embedded(vectors=vectors, tokens=sum(rows.tokens for rows in found), estimated=estimated)
 
     async def _all(self, batches: list[list["_Window"]], *, query: bool) -> list[Rows]:
         """The rows of all batches; the first failure ends the others."""
@@ -139,7 +141,7 @@ class ProviderEmbedder:
             async with limit:
                 rows = await self._wire.embed([window.text for window in batch], query=query)
             # A server that does not count: our estimate stands in.
-            return rows if rows.tokens else Rows(rows.vectors, sum(window.tokens for window in batch))
+            return rows if rows.tokens else Rows(rows.vectors, sum(window.tokens for window in batch), estimated=True)
 
         tasks = [asyncio.ensure_future(one(batch)) for batch in batches]
         try:

@@ -75,7 +75,7 @@ class ProviderReranker:
         plain = [_valid(passage)[: self._most_chars] for passage in passages]
         asked = [index for index, passage in enumerate(plain) if passage.strip()]
         scores = np.zeros(len(plain), dtype=np.float32)
-        query, tokens = _valid(question)[: self._most_chars], 0
+        query, tokens, estimated = _valid(question)[: self._most_chars], 0, False
         if not query.strip():
             return Reranked(scores=scores, tokens=0)
         for start in range(0, len(asked), _MOST_PASSAGES):
@@ -83,8 +83,10 @@ class ProviderReranker:
             texts = [plain[index] for index in part]
             reply = await self._wire.rerank(query, texts)
             scores[part] = await run_in(Lane.TEXT, scores_of, reply, len(texts), self.name)
-            tokens += _tokens(reply) or await run_in(Lane.TEXT, _estimated, query, texts)
-        return Reranked(scores=scores, tokens=tokens)
+            counted = _tokens(reply)
+            estimated = estimated or not counted
+            tokens += counted or await run_in(Lane.TEXT, _estimated, query, texts)
+        return Reranked(scores=scores, tokens=tokens, estimated=estimated)
 
 
 def scores_of(reply: Any, count: int, name: str) -> Vector:

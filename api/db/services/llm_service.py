@@ -151,7 +151,7 @@ class LLMBundle:
         """Embed passages, one row per text."""
         model = self._given(self._embedder, "embedding")
         found: Embedded = await self._once(
-            model, lambda: self._call(model, "encode", texts), lambda embedded: _read(embedded.tokens, texts)
+            model, lambda: self._call(model, "encode", texts), lambda embedded: _read(embedded, texts)
         )
         return _one_each(found, found.vectors, texts, self.name)
 
@@ -164,7 +164,7 @@ class LLMBundle:
         model = self._given(self._embedder, "embedding")
         await self._books.check(model)
         rows: list[Matrix] = []
-        tokens = 0
+        usage = TokenUsage()
         with CallMeter(self._books, model) as meter:
             for text in texts:
 
@@ -173,10 +173,9 @@ class LLMBundle:
 
                 found: Embedded = await retry.call(work, self._policy, meter.attempts)
                 rows.append(_one_each(found, found.vectors, [text], self.name).vectors)
-                tokens += found.tokens
-                meter.usage = _read(tokens, texts[: len(rows)])
+                meter.usage = usage = _together(usage, _read(found, [text]))
         vectors = np.concatenate(rows) if rows else np.zeros((0, model.dim), dtype=np.float32)
-        return Embedded(vectors=vectors, tokens=tokens)
+        return Embedded(vectors=vectors, tokens=usage.prompt_tokens, estimated=usage.estimated)
 
     async def similarity(self, question: str, passages: Sequence[str]) -> Reranked:
         """How well each passage answers `question`; one score per passage, 0 to 1. No passages, no call."""
@@ -186,7 +185,7 @@ class LLMBundle:
         found: Reranked = await self._once(
             model,
             lambda: self._call(model, "rerank", question, passages),
-            lambda reranked: _read(reranked.tokens, [question, *passages]),
+            lambda reranked: _read(reranked, [question, *passages]),
         )
         return _one_each(found, found.scores, passages, self.name)
 
@@ -272,11 +271,17 @@ def _lacking(info: ModelInfo, request: ChatRequest) -> str:
     return ""
 
 
-def _read(tokens: int, texts: Sequence[str]) -> TokenUsage:
+def _read(result: Embedded | Reranked, texts: Sequence[str]) -> TokenUsage:
     """What a model has read: as it says, else estimated."""
-    if tokens or not any(texts):
-        return TokenUsage(prompt_tokens=tokens)
+    if result.tokens or not any(texts):
+        return TokenUsage(prompt_tokens=result.tokens, estimated=result.estimated)
     return TokenUsage(prompt_tokens=sum(map(estimate_tokens, texts)), estimated=True)
+
+
+def _together(one: TokenUsage, other: TokenUsage) -> TokenUsage:
+    """What was read by both; an estimate, if one of them is."""
+    tokens = one.prompt_tokens + other.prompt_tokens
+    return TokenUsage(prompt_tokens=tokens, estimated=one.estimated or other.estimated)
 
 
 def _one_each(result: T, rows: Any, inputs: Sequence[str], model: str) -> T:

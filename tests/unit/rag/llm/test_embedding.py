@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -73,8 +74,26 @@ async def test_vectors_may_come_in_base64(embedder: ProviderEmbedder, services: 
 
 
 async def test_tokens_are_estimated_where_nobody_counts(embedder: ProviderEmbedder, services: ServicesUpstream) -> None:
+    counted = await embedder.encode(["cats sleep all day"])
+    assert (counted.tokens, counted.estimated) == (4, False)
     services.usage = False
-    assert (await embedder.encode(["cats sleep all day"])).tokens == 4
+    guessed = await embedder.encode(["cats sleep all day"])
+    assert (guessed.tokens, guessed.estimated) == (4, True)
+
+
+async def test_one_batch_that_nobody_counts_makes_the_sum_an_estimate() -> None:
+    class Forgetful:
+        """Counts its first request only."""
+
+        def __init__(self) -> None:
+            self.left = [100]
+
+        async def embed(self, texts: Sequence[str], *, query: bool) -> Rows:
+            tokens = self.left.pop() if self.left else 0
+            return Rows(np.ones((len(texts), 2), dtype=np.float32), tokens)
+
+    found = await ProviderEmbedder("m@Here", Forgetful(), dim=2).encode(["word"] * (BATCH_TEXTS + 3))
+    assert (found.tokens, found.estimated) == (103, True)
 
 
 async def test_the_length_is_learnt(call: UpstreamCall) -> None:

@@ -47,9 +47,11 @@ async def test_empty_passages_are_not_sent(reranker: ProviderReranker, services:
 
 
 async def test_tokens_are_estimated_where_nobody_counts(reranker: ProviderReranker, services: ServicesUpstream) -> None:
-    assert (await reranker.rerank("one two", ["three", "four"])).tokens == 17
+    counted = await reranker.rerank("one two", ["three", "four"])
+    assert (counted.tokens, counted.estimated) == (17, False)
     services.usage = False
-    assert (await reranker.rerank("one two", ["three", "four"])).tokens == 6
+    guessed = await reranker.rerank("one two", ["three", "four"])
+    assert (guessed.tokens, guessed.estimated) == (6, True)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,15 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 import numpy as np
 import pytest
 
+from api.db.services.llm_service import LLMBundle
 from api.db.services.model_catalogue import ModelCatalogue
 from api.db.services.records import ModelCall
+from api.db.services.usage_ledger import CallContext, UsageLedger
+from rag.core.clock import SystemClock
 from rag.core.errors import ModelOverloaded, NotFound
 from rag.core.settings import load_settings
 from rag.core.types import TokenUsage, Turn
-from rag.llm.base import ChatRequest, Delta, Embedded, ModelInfo
+from rag.llm.base import ChatRequest, Delta, Embedded, ModelInfo, Reranked
 from rag.llm.retry import RetryPolicy
 from rag.testing.hash_embedder import HashEmbedder
 from rag.testing.models import FixedModels
@@ -203,3 +206,61 @@ async def test_warm_open_and_close_reach_the_models(sink: Sink) -> None:
     await models.close()
     assert source.warmed == 1
     assert len(sink.calls) == 1
+
+
+class Guessing:
+    """Embedder and reranker that guesses what it has read, except in words of one letter."""
+
+    name = "guess@Testing"
+    dim = 2
+
+    def encode(self, texts: Sequence[str]) -> Embedded:
+        guessed = any(len(text) > 1 for text in texts)
+        return Embedded(vectors=np.ones((len(texts), 2), dtype=np.float32), tokens=9, estimated=guessed)
+
+    def encode_query(self, text: str) -> Embedded:
+        return self.encode([text])
+
+    def rerank(self, question: str, passages: Sequence[str]) -> Reranked:
+        return Reranked(scores=np.ones(len(passages), dtype=np.float32), tokens=7, estimated=len(question) > 1)
+
+
+async def test_tokens_that_a_model_guessed_are_marked(sink: Sink) -> None:
+    ledger = UsageLedger(sink)
+    bundle = LLMBundle(
+        context=CallContext(tenant_id="t", purpose="test"),
+        ledger=ledger,
+        clock=SystemClock(),
+        policy=RetryPolicy(sleep=no_wait),
+        embedder=Guessing(),
+        reranker=Guessing(),
+    )
+    found = [await bundle.encode(["word"]), await bundle.encode(["w"])]
+    found += [await bundle.encode_queries(["w", "word", "x"]), await bundle.encode_queries(["w", "x"])]
+    scored = [await bundle.similarity("word", ["p"]), await bundle.similarity("w", ["p"])]
+    await ledger.settle()
+    expected = [(9, True), (9, False), (27, True), (18, False), (7, True), (7, False)]
+    assert [(call.prompt_tokens, call.estimated) for call in sink.calls] == expected
+    assert [(each.tokens, each.estimated) for each in [*found, *scored]] == expected
+
+
+async def test_one_question_that_nobody_counted_makes_the_row_an_estimate(sink: Sink) -> None:
+    class Forgetful(Guessing):
+        def encode(self, texts: Sequence[str]) -> Embedded:
+            tokens = 0 if "uncounted question" in texts else 5
+            return Embedded(vectors=np.ones((len(texts), 2), dtype=np.float32), tokens=tokens)
+
+    ledger = UsageLedger(sink)
+    bundle = LLMBundle(
+        context=CallContext(tenant_id="t", purpose="test"),
+        ledger=ledger,
+        clock=SystemClock(),
+        policy=RetryPolicy(sleep=no_wait),
+        embedder=Forgetful(),
+    )
+    found = await bundle.encode_queries(["counted", "uncounted question", ""])
+    await ledger.settle()
+    (call,) = sink.calls
+    assert call.prompt_tokens == found.tokens > 10
+    assert call.estimated
+    assert found.estimated
