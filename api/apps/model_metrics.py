@@ -1,11 +1,12 @@
 """Prometheus figures of model calls, by provider and model."""
 
+from collections.abc import Callable, Collection
+
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from api.db.services.records import ModelCall
 from api.db.services.usage_days import WENT_WELL
 
-MOST_MODELS = 200
 OTHER = "other"
 _BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300)
 _LABELS = ("provider", "model")
@@ -14,12 +15,13 @@ _LABELS = ("provider", "model")
 class ModelMetrics:
     """Looks at ended calls, as a `usage_ledger.CallObserver`.
 
-    Tenants name models as they like, and a label's values must not grow without end: a model has labels of its own
-    from its first call that went well, and the first `MOST_MODELS` of them only; all others are `other`.
+    Anybody may read the figures, and tenants name models as they like: only models that the server itself lists have
+    labels of their own, all others are `other`.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._known: set[tuple[str, str]] = set()
+    def __init__(self, registry: CollectorRegistry, listed: Callable[[], Collection[tuple[str, str]]]) -> None:
+        """`listed` gives the server's own models, as (provider, model)."""
+        self._listed = listed
         self._calls = Counter("parley_model_calls", "Model calls.", (*_LABELS, "outcome"), registry=registry)
         self._tokens = Counter(
             "parley_model_tokens",
@@ -74,8 +76,4 @@ class ModelMetrics:
 
     def _labels(self, call: ModelCall) -> tuple[str, str]:
         pair = (call.provider, call.model.rpartition("@")[0] or call.model)
-        if pair not in self._known:
-            if call.outcome not in WENT_WELL or len(self._known) >= MOST_MODELS:
-                return OTHER, OTHER
-            self._known.add(pair)
-        return pair
+        return pair if pair in self._listed() else (OTHER, OTHER)

@@ -45,7 +45,10 @@ class Telemetry:
         self._running = Gauge("parley_ingest_running", "Documents being ingested.", registry=self._registry)
         self._ready = Gauge("parley_ready", "1 when everything is loaded.", registry=self._registry)
         ProcessCollector(registry=self._registry)
-        self.model_calls = ModelMetrics(self._registry)
+        self.model_calls = ModelMetrics(self._registry, self._listed)
+
+    def _listed(self) -> frozenset[tuple[str, str]]:
+        return self._state.services.models.own_models() if self._state.services is not None else frozenset()
 
     def answered(self, *, method: str, route: str, status: int, seconds: float) -> None:
         """Count one reply. `route` is the rule, never the path: ids would be labels without end."""

@@ -103,6 +103,10 @@ class ModelCatalogue:
         """What the server's own chat models can take."""
         return self._registry.chat_infos()
 
+    def own_models(self) -> frozenset[tuple[str, str]]:
+        """Provider and bare name of all models that the server itself lists, whoever asks."""
+        return frozenset((one.provider, bare_name(one)) for one in self._registry.listed())
+
     def names(self, kind: Kind, tenant_id: str = "") -> list[str]:
         """Names `<model>@<provider>` of all models of `kind` that the tenant can use now."""
         logins = self._logins.logins(tenant_id) if self._logins is not None else ()

@@ -142,6 +142,6 @@ async def test_a_limit_that_does_not_fit_is_refused(priced: Web, ann: Person, li
 
 async def test_prometheus_hears_of_calls(priced: Web, ann: Person) -> None:
     text = (await (await priced.send("GET", "/metrics")).get_data()).decode()
-    assert 'parley_model_calls_total{model="large",outcome="ok",provider="Somebody"} 1.0' in text
-    assert 'parley_model_calls_total{model="large",outcome="model_error",provider="Somebody"} 1.0' in text
-    assert f'parley_model_cost_usd_total{{model="large",provider="Somebody"}} {COST}' in text
+    assert 'parley_model_calls_total{model="other",outcome="ok",provider="other"} 1.0' in text
+    assert 'parley_model_calls_total{model="other",outcome="model_error",provider="other"} 1.0' in text
+    assert f'parley_model_cost_usd_total{{model="other",provider="other"}} {COST}' in text
