@@ -431,7 +431,8 @@ def test_an_index_of_an_older_mapping_is_served_around_and_made_anew(elasticsear
         done = world.parley("index", "rebuild")
         assert done.returncode == 0, done.stderr
         assert httpx.get(old, trust_env=False).status_code == 404
-        assert [hit["id"] for hit in world.ask(client, "lantern")[:3]] == [hit["id"] for hit in before[:3]]
+        # Two documents name a lantern; the third hit is a near tie of others, among them the late one.
+        assert [hit["id"] for hit in world.ask(client, "lantern")[:2]] == [hit["id"] for hit in before[:2]]
         assert {document["run"] for document in wait_ended(client, world.dataset)} == {"DONE"}
         assert late in {hit["document_id"] for hit in world.ask(client, "lighthouse")}
     world.stop()
