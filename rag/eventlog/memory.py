@@ -37,9 +37,8 @@ class _Stream:
             for waiter in waiting:
                 _wake(waiter)
 
-    async def change(self, idle_s: float | None) -> None:
+    async def change(self, loop: asyncio.AbstractEventLoop, idle_s: float | None) -> None:
         """Return at the next change, or after `idle_s` seconds."""
-        loop = asyncio.get_running_loop()
         waiter = loop.create_future()
         self.waiting.append(waiter)
         if idle_s is None:
@@ -100,6 +99,7 @@ class MemoryEventLog:
             raise NotFound("answer", stream)
         position = max(after, 0)
         events = found.events
+        loop = asyncio.get_running_loop()  # Once: in Python 3.11 each look is a system call.
         while True:
             if position < len(events):
                 batch = events[position:]
@@ -110,7 +110,7 @@ class MemoryEventLog:
             elif found.dropped:
                 raise NotFound("answer", stream)
             else:
-                await found.change(idle_s)
+                await found.change(loop, idle_s)
                 if idle_s is not None and position >= len(events) and found.ended_at is None and not found.dropped:
                     yield Batch(first_id=position + 1, events=())
 

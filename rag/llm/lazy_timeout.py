@@ -43,7 +43,8 @@ class LazyTimeout:
         return self
 
     def __aenter__(self) -> Awaitable[None]:
-        task = asyncio.current_task()
+        # With the loop: without it Python 3.11 asks the system for the process' id each time.
+        task = asyncio.current_task(self._loop)
         if task is None:
             raise RuntimeError("a timeout needs a task")
         self._task = task

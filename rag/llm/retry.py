@@ -63,8 +63,16 @@ class Attempts:
 
 async def call(function: Callable[[], Awaitable[T]], policy: RetryPolicy, attempts: Attempts) -> T:
     """Await `function()` until it succeeds or the policy gives up; its last error is raised unchanged."""
+    attempts.count += 1
+    try:
+        return await function()
+    except ModelError as error:
+        first = error
+    # Most calls have ended by now: setting tenacity up for each of them would be a good part of what they cost.
     async for attempt in policy._retrying():
         with attempt:
+            if attempt.retry_state.attempt_number == 1:
+                raise first
             attempts.count += 1
             return await function()
     raise AssertionError("tenacity ends with a result or an error")

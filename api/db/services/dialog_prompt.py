@@ -59,6 +59,7 @@ class PreparedPrompt:
 
 def prepare(material: Material, *, prompts: Prompts, info: ModelInfo, count: Count) -> PreparedPrompt:
     """Put the prompt together; it never counts more tokens than the model's context leaves beside the reply."""
+    count = _each_once(count)
     sampling = material.sampling
     reply = budget.reply_tokens(info.context_tokens, sampling.max_tokens, info.max_output_tokens)
     most = budget.prompt_room(info.context_tokens, reply)
@@ -70,7 +71,8 @@ def prepare(material: Material, *, prompts: Prompts, info: ModelInfo, count: Cou
     history = budget.from_first_user(material.turns[:-1])
     needed = _at_most(history, sources_room // _HISTORY_SHARE, count)
     texts, placed = _place(material.hits, sources_room - needed, prompts, count)
-    system = budget.cut_text(_system(material, prompts, _knowledge(prompts, texts)), left, count)
+    system = _system(material, prompts, _knowledge(prompts, texts)) if texts else system_without
+    system = budget.cut_text(system, left, count)
     kept = budget.fit_history(history, left - count(system), count)
     turns = (*([Turn(role="system", content=system)] if system.strip() else []), *kept, asked)
     cost = sum(budget.turn_cost(turn, count) for turn in turns)
@@ -86,6 +88,19 @@ def prepare(material: Material, *, prompts: Prompts, info: ModelInfo, count: Cou
         dropped=len(history) - len(kept),
         left=max(0, most - cost),
     )
+
+
+def _each_once(count: Count) -> Count:
+    """`count`, asked once for each text: the same ones are weighed again and again while the prompt is put together."""
+    known: dict[str, int] = {}
+
+    def counted(text: str) -> int:
+        tokens = known.get(text)
+        if tokens is None:
+            tokens = known[text] = count(text)
+        return tokens
+
+    return counted
 
 
 def _system(material: Material, prompts: Prompts, knowledge: str) -> str:
