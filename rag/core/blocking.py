@@ -38,6 +38,7 @@ class Lane(Enum):
     TEXT = ("text", 2, 2)
 
 
+_LONG_TEXT_CHARS = 40_000
 _pools: dict[Lane, ThreadPoolExecutor] = {}
 _streams: dict[Lane, StreamThreads] = {}
 _pools_lock = threading.Lock()
@@ -65,6 +66,12 @@ async def run_in(lane: Lane, function: Callable[P, T], *args: P.args, **kwargs: 
     context = contextvars.copy_context()
     call = partial(context.run, _called, partial(function, *args, **kwargs))
     return await asyncio.get_running_loop().run_in_executor(_pool(lane), call)
+
+
+async def apart_if_long(chars: int, work: Callable[[], T]) -> T:
+    """`work()`, in a thread where its texts have so many characters that it would hold up the loop; below that a
+    thread costs more than it saves."""
+    return await run_in(Lane.TEXT, work) if chars > _LONG_TEXT_CHARS else work()
 
 
 def _called(function: Callable[[], T]) -> T:

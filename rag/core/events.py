@@ -90,7 +90,7 @@ class Usage:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Done:
     """The answer is complete. `prompt` is what the model was given, for the debug view. `dropped_turns` counts the
-    oldest turns of the conversation that the model had no room for."""
+    oldest turns of the conversation that the model had no room for. `timings_ms` is what each step took, by name."""
 
     answer: str
     reference: Reference
@@ -98,6 +98,7 @@ class Done:
     created_at: float = 0.0
     truncated: bool = False
     dropped_turns: int = 0
+    timings_ms: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

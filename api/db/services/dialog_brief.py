@@ -23,7 +23,8 @@ class AskOptions:
     """What a single call may set.
 
     `dataset_ids` come in addition to the chat's; `variables` are the values of the prompt's variables; `sampling`
-    goes over the chat's settings where it says something.
+    goes over the chat's settings where it says something, or, with `own_sampling`, takes their place. `model` is asked
+    instead of the chat's.
     """
 
     quote: bool = True
@@ -31,6 +32,8 @@ class AskOptions:
     dataset_ids: tuple[str, ...] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
     sampling: Sampling | None = None
+    own_sampling: bool = False
+    model: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +44,11 @@ class Brief:
     empty; those in `must_exist` are an error if they are gone, the others are left out then. `tools` are names of tools
     and of MCP servers, None where the chat leaves it to the settings; `agentic` leaves the searching to the model.
     `fallbacks` are the models to ask when `model` cannot answer, in order.
+
+    What the chat switches on: `keywords` are looked for in the question and searched as well, `cross_languages` are the
+    languages that the question is searched in, `metadata_filter` is the contract's `meta_data_filter`, `rerank` names a
+    model that orders what was found, `web_key` is the key of the web search, `reasoning` searches in several rounds,
+    `speech` says the answer aloud.
     """
 
     model: str
@@ -61,6 +69,13 @@ class Brief:
     tools: tuple[str, ...] | None = ()
     agentic: bool = False
     fallbacks: tuple[str, ...] = ()
+    keywords: bool = False
+    cross_languages: tuple[str, ...] = ()
+    metadata_filter: Mapping[str, Any] = field(default_factory=dict)
+    rerank: str = ""
+    web_key: str = field(default="", repr=False)
+    reasoning: bool = False
+    speech: bool = False
 
 
 def brief_of_dialog(dialog: DialogRecord, options: AskOptions) -> Brief:
@@ -74,7 +89,7 @@ def brief_of_dialog(dialog: DialogRecord, options: AskOptions) -> Brief:
     has_knowledge = any(key == KNOWLEDGE for key, _ in parameters)
     attached = tuple(dict.fromkeys((*dialog.dataset_ids, *options.dataset_ids)))
     return Brief(
-        model=dialog.llm_id,
+        model=options.model or dialog.llm_id,
         system=str(config.get("system") or ""),
         values=_values(parameters, options.variables),
         empty_response=str(config.get("empty_response") or ""),
@@ -87,11 +102,18 @@ def brief_of_dialog(dialog: DialogRecord, options: AskOptions) -> Brief:
         vector_similarity_weight=dialog.vector_similarity_weight,
         top_n=dialog.top_n,
         top_k=dialog.top_k,
-        sampling=_merge(sampling_of(dialog.llm_setting), options.sampling),
+        sampling=_merge(Sampling() if options.own_sampling else sampling_of(dialog.llm_setting), options.sampling),
         dialog_id=dialog.id or None,
         tools=_names(config.get("tools")),
         agentic=config.get("agentic") is True,
         fallbacks=_names(dialog.llm_setting.get("fallback_models")) or (),
+        keywords=config.get("keyword") is True,
+        cross_languages=_names(config.get("cross_languages")) or (),
+        metadata_filter=dialog.meta_data_filter if isinstance(dialog.meta_data_filter, dict) else {},
+        rerank=dialog.rerank_id,
+        web_key=str(config.get("tavily_api_key") or ""),
+        reasoning=config.get("reasoning") is True,
+        speech=config.get("tts") is True,
     )
 
 

@@ -1,13 +1,16 @@
-"""Citation marks put in where a model wrote none."""
+"""An answer's citation marks: repaired, and put in where a model wrote none."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import structlog
 
+from api.db.services.dialog_asking import Asking
 from api.db.services.llm_service import LLMBundle
-from rag.core.blocking import Lane, run_in
+from rag.core.blocking import Lane, apart_if_long, run_in
 from rag.core.errors import InvalidInput, LimitExceeded, ModelError, NotFound, StoreError
+from rag.core.types import Reference
 from rag.nlp import citation
 
 log = structlog.get_logger()
@@ -17,6 +20,19 @@ _MOST_PASSAGES = 32
 """Passages that are embedded: those that share most words with the answer. Tools may have found many more."""
 _NO_EMBEDDING = (InvalidInput, LimitExceeded, ModelError, NotFound, StoreError)
 """What keeps the embedding model from answering: marks are an extra, and the answer they were for is there already."""
+
+
+async def cited(asking: Asking, bundle: LLMBundle, sources: Reference, text: str) -> tuple[str, Reference]:
+    """The answer with its marks in order, and the reference with the documents they name."""
+    chunks = sources.chunks
+    with asking.steps.timed("cite"):
+        answer = await apart_if_long(len(text), lambda: citation.repair_marks(text, len(chunks)))
+        is_own_quote = bundle.info.local
+        if not citation.cited_indices(answer) and not is_own_quote and answer.strip() != asking.brief.empty_response:
+            who = asking.principal
+            embedder = partial(asking.models.bundle_embed, tenant_id=who.tenant_id, key_id=who.key_id, purpose="cite")
+            answer = await with_marks(embedder, [chunk.content for chunk in chunks], answer)
+        return answer, await apart_if_long(len(answer), lambda: citation.with_counts(sources, answer))
 
 
 async def with_marks(find: Callable[[], LLMBundle], passages: Sequence[str], answer: str) -> str:
