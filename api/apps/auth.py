@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from quart import request
 from werkzeug.sansio.response import Response as AnyResponse
 
+from api.apps import repr_texts
 from api.apps.context import services, web_state
 from api.apps.envelope import Refused
 from api.errors import DATA_ERROR, EXCEPTION, NOT_AUTHENTICATED, UNAUTHORIZED
@@ -157,7 +158,7 @@ _API_DENIALS: dict[Denial, Refused] = {
     ),
 }
 _SHARE_DENIALS: dict[Denial, Refused] = {
-    Denial.MISSING: Refused(EXCEPTION, "AttributeError(\"'NoneType' object has no attribute 'split'\")", data=None),
+    Denial.MISSING: Refused(EXCEPTION, repr_texts.NULL_HAS_NO_SPLIT, data=None),
     Denial.MALFORMED: Refused(DATA_ERROR, 'Authorization is not valid!"'),
     Denial.UNKNOWN: Refused(DATA_ERROR, 'Authentication error: API key is invalid!"'),
     Denial.WRONG_SCOPE: Refused(DATA_ERROR, 'Authentication error: API key is invalid!"'),

@@ -9,13 +9,11 @@ from typing import Any, NoReturn
 import orjson
 from quart import request
 
+from api.apps import repr_texts
 from api.apps.envelope import Refused, bad_argument, uncaught
 from api.errors import BAD_ARGUMENT, EXCEPTION
 from rag.core.blocking import Lane, run_in
 
-BAD_REQUEST = "<BadRequest '400: Bad Request'>"
-NULL_HAS_NO_GET = "AttributeError(\"'NoneType' object has no attribute 'get'\")"
-NULL_NOT_ITERABLE = "TypeError(\"argument of type 'NoneType' is not iterable\")"
 MALFORMED = "Malformed JSON syntax: Missing commas/brackets or invalid encoding"
 DEEPEST = 100
 """Levels of objects and lists in a body: what we write back must not be deeper than our encoder goes."""
@@ -84,7 +82,7 @@ async def raw() -> Any:
     try:
         return await _value()
     except orjson.JSONDecodeError as error:
-        raise uncaught(BAD_REQUEST) from error
+        raise uncaught(repr_texts.BAD_REQUEST) from error
 
 
 async def validated() -> dict[str, Any]:
@@ -105,7 +103,7 @@ async def validated() -> dict[str, Any]:
     return value
 
 
-def as_object(value: Any, *, null: str = NULL_HAS_NO_GET) -> dict[str, Any]:
+def as_object(value: Any, *, null: str = repr_texts.NULL_HAS_NO_GET) -> dict[str, Any]:
     """`value` if it is an object.
 
     Args:
@@ -117,15 +115,15 @@ def as_object(value: Any, *, null: str = NULL_HAS_NO_GET) -> dict[str, Any]:
         return value
     if value is None:
         raise uncaught(null)
-    raise uncaught(repr(AttributeError(f"'{type(value).__name__}' object has no attribute 'get'")))
+    raise uncaught(repr_texts.lacks(value, "get"))
 
 
-async def tolerant_object(*, null: str = NULL_HAS_NO_GET) -> dict[str, Any]:
+async def tolerant_object(*, null: str = repr_texts.NULL_HAS_NO_GET) -> dict[str, Any]:
     """Class T, and it must be an object."""
     return as_object(await tolerant(), null=null)
 
 
-async def raw_object(*, null: str = NULL_HAS_NO_GET) -> dict[str, Any]:
+async def raw_object(*, null: str = repr_texts.NULL_HAS_NO_GET) -> dict[str, Any]:
     """Class R, and it must be an object."""
     return as_object(await raw(), null=null)
 
@@ -197,7 +195,7 @@ def whole_number(value: Any, *, limit: int = LARGEST) -> int:
     try:
         number = int(value)
     except (ValueError, TypeError, OverflowError) as error:
-        raise uncaught(repr(error)) from error
+        raise uncaught(repr_texts.of_error(error)) from error
     return max(-limit, min(limit, number))
 
 
@@ -210,9 +208,9 @@ def number(value: Any) -> float:
     try:
         result = float(value)
     except (ValueError, TypeError, OverflowError) as error:
-        raise uncaught(repr(error)) from error
+        raise uncaught(repr_texts.of_error(error)) from error
     if result != result or result in (float("inf"), float("-inf")):
-        raise uncaught(repr(ValueError(f"could not convert string to float: {value!r}")))
+        raise uncaught(repr_texts.no_number(value))
     return result
 
 
@@ -224,7 +222,7 @@ def page_args() -> tuple[int, int]:
     """
     page, size = int_arg("page", 1), int_arg("page_size", 30)
     if page < 0 or size < 0:
-        raise uncaught("1064")
+        raise uncaught(repr_texts.NEGATIVE_PAGE)
     return max(page, 1), size
 
 
@@ -237,4 +235,4 @@ def order_arg(default: str = "create_time") -> str:
 def unknown_column(table: str) -> NoReturn:
     """Refuse `orderby` as the original does."""
     name = request.args.get("orderby", "")
-    raise Refused(EXCEPTION, repr(AttributeError(f"type object '{table}' has no attribute '{name}'")), data=None)
+    raise Refused(EXCEPTION, repr_texts.unknown_order(table, name), data=None)

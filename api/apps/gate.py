@@ -13,6 +13,7 @@ from quart import Quart, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
+from api.apps import repr_texts
 from api.apps.context import web_state
 from api.apps.envelope import Refused, json_response, json_result, openai_error
 from api.apps.incoming import LIMIT_MARK, MeasuredBody
@@ -129,7 +130,7 @@ async def _http_error(error: HTTPException) -> Response:
     if status == 413:  # clients of uploads look at the status
         return json_response({"code": status, "message": f"The request is too large: {error.name}."}, status)
     body_status = 200 if of_contract(request.path) else status
-    text = f"<{type(error).__name__} '{status}: {error.name}'>"
+    text = repr_texts.of_status(type(error).__name__, status, error.name)
     return json_result(None, text, EXCEPTION, status=body_status)
 
 

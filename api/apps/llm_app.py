@@ -5,6 +5,7 @@ from typing import Any, Final
 import orjson
 from quart import Blueprint, Response
 
+from api.apps import repr_texts
 from api.apps.auth import login_required
 from api.apps.body import arg, required, whole_number
 from api.apps.context import services
@@ -233,7 +234,7 @@ def _failures(error: ProbeFailed) -> str:
 
 
 def _unsupported(text: str) -> Refused:
-    return Refused(EXCEPTION, repr(AssertionError(text)), data=None)
+    return Refused(EXCEPTION, repr_texts.failed_check(text), data=None)
 
 
 def _text(body: dict[str, Any], key: str) -> str:

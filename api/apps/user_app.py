@@ -7,6 +7,7 @@ from typing import Any
 
 from quart import Blueprint, Response
 
+from api.apps import repr_texts
 from api.apps.auth import drop_cookie, login_required, public
 from api.apps.body import required
 from api.apps.context import services
@@ -133,7 +134,7 @@ async def set_tenant_info(principal: Principal) -> Response:
     try:
         await services().users.set_tenant_info(principal, changes)
     except InvalidInput as error:
-        raise Refused(EXCEPTION, repr(AttributeError(error.message)), data=None) from error
+        raise Refused(EXCEPTION, repr_texts.failed_attribute(error.message), data=None) from error
     await services().models.refresh()
     return json_result(True)
 
@@ -148,7 +149,7 @@ def _check_models(principal: Principal, changes: dict[str, Any]) -> None:
         if kind == "embedding" and name.endswith("@Builtin"):
             changes[key] = BUILTIN_EMBEDDING
             continue
-        raise Refused(EXCEPTION, repr(LookupError(f"Model({name}) not authorized")), data=None)
+        raise Refused(EXCEPTION, repr_texts.failed_lookup(f"Model({name}) not authorized"), data=None)
 
 
 def user_body(user: UserRecord) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from quart import Blueprint, Response
 
+from api.apps import repr_texts
 from api.apps.auth import api_key_required
 from api.apps.body import arg, ids_of, tolerant, tolerant_object, unknown_column
 from api.apps.context import services
@@ -112,7 +113,8 @@ async def _changes(principal: Principal, body: dict[str, Any], stored: DialogRec
     if llm:
         if "model_name" in llm:
             if llm["model_name"] is None:
-                raise Refused(EXCEPTION, "1048", data="Column 'llm_id' cannot be null")
+                text, data = repr_texts.NULL_MODEL
+                raise Refused(EXCEPTION, text, data=data)
             changes["llm_id"] = llm["model_name"]
         changes["llm_setting"] = stored.llm_setting | {k: v for k, v in llm.items() if k != "model_name"}
     return changes
@@ -126,7 +128,7 @@ def _unusable(error: InvalidInput, name_text: str) -> str:
 async def _checked_datasets(principal: Principal, value: Any) -> list[str]:
     """The datasets of a body, each one the principal's, parsed, and all of one embedding model."""
     if not isinstance(value, Iterable):
-        raise uncaught(repr(TypeError(f"'{type(value).__name__}' object is not iterable")))
+        raise uncaught(repr_texts.not_iterable(value))
     wanted = [item for item in value if item]
     models = set()
     for dataset_id in wanted:

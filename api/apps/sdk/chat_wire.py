@@ -7,6 +7,7 @@ are in `chat.py`; here are those that need only the body.
 from collections.abc import Mapping
 from typing import Any, Final
 
+from api.apps import repr_texts
 from api.apps.body import as_object, number, whole_number
 from api.apps.envelope import Refused, times, uncaught
 from api.db.services.assistant_defaults import PROMPT
@@ -93,11 +94,11 @@ def check_variables(prompt: Mapping[str, Any]) -> None:
     system = str(prompt.get("system") or "")
     variables = prompt.get("parameters") or []
     if not isinstance(variables, list):
-        raise uncaught(repr(TypeError(f"'{type(variables).__name__}' object is not iterable")))
+        raise uncaught(repr_texts.not_iterable(variables))
     for variable in variables:
         for key in ("optional", "key"):
             if key not in as_object(variable):
-                raise uncaught(repr(KeyError(key)))
+                raise uncaught(repr_texts.missing(key))
         name = variable["key"]
         if not variable["optional"] and f"{{{name}}}" not in system:
             raise Refused(DATA_ERROR, f"Parameter '{name}' is not used")
@@ -106,9 +107,10 @@ def check_variables(prompt: Mapping[str, Any]) -> None:
 def check_name(name: Any) -> str:
     """`name`, where it is a text the rows can hold."""
     if not isinstance(name, str):
-        raise uncaught(repr(AttributeError(f"'{type(name).__name__}' object has no attribute 'strip'")))
+        raise uncaught(repr_texts.lacks(name, "strip"))
     if len(name) > LONGEST_NAME:
-        raise Refused(EXCEPTION, "1406", data="Data too long for column 'name' at row 1")
+        text, data = repr_texts.LONG_NAME
+        raise Refused(EXCEPTION, text, data=data)
     return name
 
 
@@ -138,7 +140,7 @@ def columns_of_update(body: Mapping[str, Any], stored: DialogRecord) -> dict[str
         elif key in _OTHER_COLUMNS and value is not None:
             found[key] = _column_value(key, value)
         elif not _may_be_sent(key, value, stored):
-            raise uncaught(repr(ValueError(f'Unrecognized field name: "{key}" in {sorted(body)}.')))
+            raise uncaught(repr_texts.unknown_field(key, body))
     return found
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from quart import Blueprint, Response
 
+from api.apps import repr_texts
 from api.apps.answer_wire import AnswerFailed, AnswerShape, answer_object
 from api.apps.auth import api_key_required, marked
 from api.apps.body import required
@@ -90,17 +91,17 @@ async def _complete(principal: Principal, chat_id: str, body: dict[str, Any]) ->
 
 def _turns(messages: Any) -> tuple[Turn, ...]:
     if not isinstance(messages, list):
-        raise uncaught(repr(TypeError(f"messages must be a list, not {type(messages).__name__}")))
+        raise uncaught(repr_texts.wrong_type("messages must be a list", messages))
     turns = []
     for message in messages:
         if not isinstance(message, dict):
-            raise uncaught(repr(TypeError(f"a message must be an object, not {type(message).__name__}")))
+            raise uncaught(repr_texts.wrong_type("a message must be an object", message))
         for key in ("role", "content"):
             if key not in message:
-                raise uncaught(repr(KeyError(key)))
+                raise uncaught(repr_texts.missing(key))
         content = message["content"]
         if not isinstance(content, str):
-            raise uncaught(repr(TypeError(f"content must be text, not {type(content).__name__}")))
+            raise uncaught(repr_texts.wrong_type("content must be text", content))
         if message["role"] in ("user", "assistant", "system"):
             turns.append(Turn(role=message["role"], content=content))
     return tuple(turns)
@@ -209,7 +210,7 @@ async def _whole(events: AsyncIterator[DialogEvent], call: _Call, chat: DialogRe
     try:
         answer = await answer_object(events, shape)
     except AnswerFailed as error:
-        raise uncaught(repr(LookupError(error.event.message))) from error
+        raise uncaught(repr_texts.failed_lookup(error.event.message)) from error
     text = answer["answer"]
     message: dict[str, Any] = {"role": "assistant", "content": text}
     if call.with_sources:

@@ -2,6 +2,7 @@
 
 from quart import Blueprint, Response
 
+from api.apps import repr_texts
 from api.apps.auth import api_key_required
 from api.apps.body import arg, int_arg
 from api.apps.context import services
@@ -41,5 +42,5 @@ async def list_chunks(principal: Principal, dataset_id: str, document_id: str) -
 def _page() -> Page:
     number, size = int_arg("page", 1), int_arg("page_size", 30)
     if number < 1 or size < 0:
-        raise uncaught("ValueError('Search does not support negative slicing.')")
+        raise uncaught(repr_texts.NEGATIVE_SLICE)
     return Page(number=number, size=size or _ENGINE_DEFAULT)

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from quart import Blueprint, Response, request
 
+from api.apps import repr_texts
 from api.apps.answer_wire import (
     END_FRAME_WITH_MESSAGE,
     MISSING_VARIABLE,
@@ -48,7 +49,6 @@ bp = Blueprint("completions", __name__)
 
 _CRASH_EVENT: Final = b"event: failed\ndata: %b\n\n" % dumps({"code": "internal", "message": CRASHED, "answer": ""})
 
-_NO_QUESTION: Final = "TypeError(\"completion() missing 1 required positional argument: 'question'\")"
 _OWN_KEYS: Final = frozenset({"question", "session_id", "stream", "name", "user_id", "quote", "doc_ids", "kb_ids"})
 
 
@@ -73,10 +73,10 @@ async def complete(principal: Principal, chat_id: str) -> Response:
     else:
         session = await _session(principal, chat, str(session_id))
         if "question" not in body:
-            raise uncaught(_NO_QUESTION)
+            raise uncaught(repr_texts.NO_QUESTION)
     question = body["question"]
     if not isinstance(question, str):
-        raise uncaught(repr(TypeError(f"question must be str, not {type(question).__name__}")))
+        raise uncaught(repr_texts.wrong_type("question must be str", question))
     return await _answer(principal, chat, session, question, await _options(principal, body), streamed=streamed)
 
 
@@ -117,10 +117,10 @@ async def _options(principal: Principal, body: dict[str, Any]) -> AskOptions:
     documents = body.get("doc_ids") or ""
     listed = documents.split(",") if isinstance(documents, str) else documents
     if not isinstance(listed, list):
-        raise uncaught(repr(AttributeError(f"'{type(listed).__name__}' object has no attribute 'split'")))
+        raise uncaught(repr_texts.lacks(listed, "split"))
     datasets = body.get("kb_ids") or []
     if not isinstance(datasets, list):
-        raise uncaught(repr(TypeError(f"'{type(datasets).__name__}' object is not iterable")))
+        raise uncaught(repr_texts.not_iterable(datasets))
     for dataset_id in datasets:
         try:
             await services().knowledgebases.get(principal, str(dataset_id))
@@ -163,8 +163,8 @@ async def _answer(
 
 def _repr(message: str) -> str:
     """The repr the original shows for a failure that is no model's."""
-    kind = KeyError if message.startswith(MISSING_VARIABLE) else LookupError
-    return repr(kind(message))
+    is_variable = message.startswith(MISSING_VARIABLE)
+    return repr_texts.missing(message) if is_variable else repr_texts.failed_lookup(message)
 
 
 async def _plain(batches: AsyncGenerator[Batch, None]) -> AsyncGenerator[Sequence[DialogEvent], None]:

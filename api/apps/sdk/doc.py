@@ -6,9 +6,9 @@ from urllib.parse import quote
 
 from quart import Blueprint, Response, request
 
+from api.apps import repr_texts
 from api.apps.auth import api_key_required
 from api.apps.body import (
-    NULL_NOT_ITERABLE,
     arg,
     ids_of,
     int_arg,
@@ -49,7 +49,7 @@ async def upload(principal: Principal, dataset_id: str) -> Response:
         try:
             await services().knowledgebases.get(principal, dataset_id)
         except NotFound as error:
-            raise uncaught(repr(LookupError(f"Can't find the dataset with ID {dataset_id}!"))) from error
+            raise uncaught(repr_texts.failed_lookup(f"Can't find the dataset with ID {dataset_id}!")) from error
         files = [NewFile(name=f.name, staged=f.path, size=f.size, sha256=f.sha256) for f in sent.files]
         outcomes = await services().documents.add_all(
             principal, dataset_id, files, parent_path=sent.fields.get("parent_path", "")
@@ -117,7 +117,7 @@ async def list_documents(principal: Principal, dataset_id: str) -> Response:
 @describe(request=UpdateDocument, tag="documents")
 async def update(principal: Principal, dataset_id: str, document_id: str) -> Response:
     """Change a document; only the keys sent are changed."""
-    body = await tolerant_object(null=NULL_NOT_ITERABLE)
+    body = await tolerant_object(null=repr_texts.NULL_NOT_ITERABLE)
     documents = services().documents
     try:
         stored = await documents.get(principal, dataset_id, document_id)

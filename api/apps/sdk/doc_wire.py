@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from api.apps import repr_texts
 from api.apps.body import whole_number
 from api.apps.envelope import Refused, bad_argument, http_date, times, uncaught
 from api.db.services.file_types import method_is_fixed
@@ -77,7 +78,7 @@ def changes_of(body: dict[str, Any], stored: DocumentRecord) -> dict[str, Any]:
 
 def _name(name: Any, stored: DocumentRecord) -> str:
     if not isinstance(name, str):
-        raise uncaught(repr(AttributeError(f"'{type(name).__name__}' object has no attribute 'encode'")))
+        raise uncaught(repr_texts.lacks(name, "encode"))
     if len(name.encode()) > MAX_FILE_NAME_BYTES:
         raise bad_argument("File name must be 255 bytes or less.")
     if extension(name).lower() != extension(stored.name).lower() or not name:
@@ -87,7 +88,7 @@ def _name(name: Any, stored: DocumentRecord) -> str:
 
 def _parser_config(config: Any, stored: DocumentRecord) -> dict[str, Any]:
     if not isinstance(config, dict):
-        raise uncaught(repr(AttributeError(f"'{type(config).__name__}' object has no attribute 'items'")))
+        raise uncaught(repr_texts.lacks(config, "items"))
     try:
         merged = deep_merge(stored.parser_config, config)
     except InvalidInput as error:

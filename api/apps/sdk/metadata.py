@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from api.apps import repr_texts
 from api.apps.body import LARGEST, as_object
 from api.apps.context import services
 from api.apps.envelope import uncaught
@@ -69,7 +70,7 @@ def _conditions(condition: Any) -> list[tuple[str, str, str]]:
         return []
     listed = as_object(condition).get("conditions") or []
     if not isinstance(listed, list):
-        raise uncaught(repr(TypeError(f"'{type(listed).__name__}' object is not iterable")))
+        raise uncaught(repr_texts.not_iterable(listed))
     return [_triple(each) for each in listed]
 
 
@@ -77,11 +78,10 @@ def _triple(each: Any) -> tuple[str, str, str]:
     found = as_object(each)
     for key in ("name", "comparison_operator", "value"):
         if key not in found:
-            raise uncaught(repr(KeyError(key)))
+            raise uncaught(repr_texts.missing(key))
     value = found["value"]
     if not isinstance(value, str):
-        text = f"'>' not supported between instances of 'str' and '{type(value).__name__}'"
-        raise uncaught(repr(TypeError(text)))
+        raise uncaught(repr_texts.not_comparable(value))
     operator = str(found["comparison_operator"])
     return str(found["name"]), _SPELLINGS.get(operator, operator), value
 

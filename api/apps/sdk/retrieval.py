@@ -5,6 +5,7 @@ from typing import Any
 
 from quart import Blueprint, Response
 
+from api.apps import repr_texts
 from api.apps.auth import api_key_required
 from api.apps.body import number, tolerant_object, whole_number
 from api.apps.context import services
@@ -85,14 +86,14 @@ def _request(
     weight = number(body.get("vector_similarity_weight", 0.3))
     top_k = whole_number(body.get("top_k", 1024))
     if body.get("rerank_id"):
-        error = LookupError(f"Model({_model_and_provider(str(body['rerank_id']))}) not authorized")
-        raise uncaught(repr(error))
+        named = _model_and_provider(str(body["rerank_id"]))
+        raise uncaught(repr_texts.failed_lookup(f"Model({named}) not authorized"))
     if top_k <= 0:
-        raise uncaught("ValueError('[knn] k must be greater than 0')")
+        raise uncaught(repr_texts.NO_CANDIDATES)
     if size == 0:
-        raise uncaught("ZeroDivisionError('integer division or modulo by zero')")
+        raise uncaught(repr_texts.ZERO_DIVISION)
     if page < 0 or size < 0:
-        raise uncaught("1064")
+        raise uncaught(repr_texts.NEGATIVE_PAGE)
     question = body["question"]
     return RetrievalRequest(
         question="" if question is None else str(question)[:LONGEST_QUESTION_CHARS],

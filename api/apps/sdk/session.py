@@ -4,6 +4,7 @@ from typing import Any
 
 from quart import Blueprint, Response
 
+from api.apps import repr_texts
 from api.apps.auth import api_key_required
 from api.apps.body import arg, ids_of, raw, raw_object, unknown_column
 from api.apps.context import services
@@ -20,7 +21,6 @@ from rag.core.types import Principal
 bp = Blueprint("sessions", __name__)
 
 DEFAULT_NAME = "New session"
-_NULL_NOT_ASSIGNABLE = "TypeError(\"'NoneType' object does not support item assignment\")"
 _KEPT_COLUMNS = ("id", "chat_id", "dialog_id", "create_time", "create_date", "update_time", "update_date")
 
 
@@ -37,7 +37,7 @@ async def check_chat(principal: Principal, chat_id: str, text: str) -> None:
 @describe(request=SessionFields, tag="sessions")
 async def create_session(principal: Principal, chat_id: str) -> Response:
     """Open a session with a chat."""
-    body = await raw_object(null=_NULL_NOT_ASSIGNABLE)
+    body = await raw_object(null=repr_texts.NULL_NOT_ASSIGNABLE)
     await check_chat(principal, chat_id, "You do not own the assistant.")
     name = body.get("name", DEFAULT_NAME)
     if not name:
@@ -69,7 +69,7 @@ async def list_sessions(principal: Principal, chat_id: str) -> Response:
 @describe(request=SessionFields, tag="sessions")
 async def update_session(principal: Principal, chat_id: str, session_id: str) -> Response:
     """Rename a session."""
-    body = await raw_object(null=_NULL_NOT_ASSIGNABLE)
+    body = await raw_object(null=repr_texts.NULL_NOT_ASSIGNABLE)
     try:
         await services().conversations.get(principal, chat_id, session_id)
     except NotFound as error:
@@ -97,7 +97,7 @@ def _changes(body: dict[str, Any]) -> dict[str, Any]:
         changes["user_id"] = str(body["user_id"])
     for key in body:
         if key not in ("name", "user_id", *_KEPT_COLUMNS):
-            raise uncaught(repr(ValueError(f'Unrecognized field name: "{key}" in {sorted(body)}.')))
+            raise uncaught(repr_texts.unknown_field(key, body))
     return changes
 
 
