@@ -23,6 +23,7 @@ PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     "citation": frozenset(),
     "full_question": frozenset({"history", "question"}),
     "knowledge": frozenset({"sources"}),
+    "related": frozenset({"industry", "question"}),
     "summary": frozenset({"history"}),
 }
 """Every prompt and what it takes."""
