@@ -30,6 +30,7 @@ from api.db.services.mcp_tools import McpServers
 from api.db.services.meters import make_meters
 from api.db.services.model_catalogue import ModelCatalogue
 from api.db.services.queue_depth import queue_depth
+from api.db.services.related_service import RelatedService
 from api.db.services.retrieval_service import RetrievalService
 from api.db.services.secret_box import SecretBox, former_secrets
 from api.db.services.task_service import TaskService
@@ -137,7 +138,8 @@ def build_services(
     mcp = McpServers(settings.tools, clock)
     toolbox = Toolbox(settings.tools, DocumentReader(db), mcp)
     flags = Flags(settings.features.model_dump())
-    dialogs = DialogService(retrieval, models, load_prompts(), clock, toolbox=toolbox, flags=flags)
+    prompts = load_prompts()
+    dialogs = DialogService(retrieval, models, prompts, clock, toolbox=toolbox, flags=flags)
     return Services(
         settings=settings,
         clock=clock,
@@ -157,6 +159,7 @@ def build_services(
         tasks=TaskService(db, clock, settings.ingest),
         retrieval=retrieval,
         dialogs=dialogs,
+        related=RelatedService(models, prompts),
         mcp=mcp,
         assistants=AssistantService(db, clock, knowledgebases, models),
         conversations=ConversationService(db, clock, event_log, dialogs, settings.dialog),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from api.db.services.mcp_tools import McpServers
     from api.db.services.meters import Meters
     from api.db.services.model_catalogue import ModelCatalogue
+    from api.db.services.related_service import RelatedService
     from api.db.services.retrieval_service import RetrievalService
     from api.db.services.task_service import TaskService
     from api.db.services.tenant_model_service import TenantModelService
@@ -54,6 +55,7 @@ class Services:
     retrieval: "RetrievalService"
     mcp: "McpServers"
     dialogs: "DialogService"
+    related: "RelatedService"
     assistants: "AssistantService"
     conversations: "ConversationService"
     away: dict[str, str] = field(default_factory=dict)
