@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from rag.core.errors import InvalidInput
 from rag.core.flags import parse_rule
 from rag.core.provider_keys import CompatibleServer, ProviderKeys, keys_in, names_set
-from rag.core.tool_settings import ToolSettings
+from rag.core.tool_settings import ResearchSettings, ToolSettings, WebSearchSettings
 
 PREFIX = "PARLEY_"
 
@@ -96,6 +96,9 @@ class RetrievalSettings(Area):
     fusion: Literal["standout", "rrf"] = Field("standout", description="How the lexical and the vector list are fused.")
     candidates: int = Field(128, ge=8, le=1024, description="Candidates each list gives before fusing.")
     sample_size: int = Field(1000, ge=100, le=10000, description="Chunks sampled per dataset for score statistics.")
+    rerank_s: float = Field(
+        5.0, ge=0.1, le=60, description="Seconds a reranking model may take; after them the order stays as it was."
+    )
 
 
 class DialogSettings(Area):
@@ -307,6 +310,8 @@ class Settings(Area):
     budget: BudgetSettings = Field(default_factory=BudgetSettings)
     prices: PriceSettings = Field(default_factory=PriceSettings)
     tools: ToolSettings = Field(default_factory=ToolSettings)
+    research: ResearchSettings = Field(default_factory=ResearchSettings)
+    web_search: WebSearchSettings = Field(default_factory=WebSearchSettings)
     rows: RowsSettings = Field(default_factory=RowsSettings)
     index: IndexSettings = Field(default_factory=IndexSettings)
     log: LogSettings = Field(default_factory=LogSettings)

@@ -1,4 +1,4 @@
-"""Settings of the tools that models may use."""
+"""Settings of the tools that models may use, of research in several rounds, and of the web search."""
 
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -8,6 +8,20 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 _MOST_HEADERS = 32
 McpName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,23}$")]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$")]
+
+
+def _address(url: str) -> str:
+    """The address, checked. Errors do not repeat it: there may be a secret in it."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError("the address or its port cannot be read") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ValueError("the address must start with http:// or https:// and name a host")
+    if parts.username or parts.password:
+        raise ValueError("give user and password as a header, not in the address")
+    return url
 
 
 class McpServer(BaseModel):
@@ -23,17 +37,7 @@ class McpServer(BaseModel):
     @field_validator("url")
     @classmethod
     def _is_address(cls, url: str) -> str:
-        """The address, checked. Errors do not repeat it: there may be a secret in it."""
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:
-            raise ValueError("the address or its port cannot be read") from None
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-            raise ValueError("the address must start with http:// or https:// and name a host")
-        if parts.username or parts.password:
-            raise ValueError("give user and password as a header, not in the address")
-        return url
+        return _address(url)
 
     @field_validator("headers")
     @classmethod
@@ -81,3 +85,30 @@ class ToolSettings(BaseModel):
             names = [name.strip() for name in data["enabled"].split(",")]
             return data | {"enabled": [name for name in names if name]}
         return data
+
+
+class ResearchSettings(BaseModel):
+    """How far an answer with `reasoning` goes before it is written from what was found."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rounds: int = Field(5, ge=1, le=20, description="Rounds of searching and reading.")
+    time_s: float = Field(90.0, ge=0.1, le=600, description="Seconds for all rounds together.")
+    tokens: int = Field(60_000, ge=100, le=10_000_000, description="Tokens, in and out, for all rounds together.")
+
+
+class WebSearchSettings(BaseModel):
+    """The web search of chats that bring a key for it (`tavily_api_key`). Chats cannot set the address."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    base_url: str = Field(
+        "https://api.tavily.com", description="Address of the service; the keys of chats are sent to it alone."
+    )
+    results: int = Field(5, ge=1, le=20, description="Pages that one search gives.")
+    timeout_s: float = Field(10.0, ge=0.1, le=60, description="Seconds for one search; after them there are no pages.")
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_address(cls, url: str) -> str:
+        return _address(url).rstrip("/")

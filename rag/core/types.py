@@ -102,7 +102,11 @@ class ChunkDraft:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChunkText:
-    """A chunk as rows keep it and as answers cite it."""
+    """A chunk as rows keep it and as answers cite it.
+
+    `url` is set for a page that a web search found, which has no document; `metadata` are the fields of its document,
+    where a search brought them.
+    """
 
     chunk_id: str
     document_id: str
@@ -120,6 +124,8 @@ class ChunkText:
     image_id: str = ""
     kind: str = "text"
     create_time: int = 0
+    url: str = ""
+    metadata: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

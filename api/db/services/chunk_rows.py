@@ -79,7 +79,7 @@ def text_of(row: Chunk, document_name: str, *, available: bool | None = None) ->
 
 _TEXT_COLUMNS = (
     "c.document_id, c.version_id, c.chunk_id, c.dataset_id, c.ordinal, c.content, c.heading_path, c.positions, "
-    "c.token_count, c.important_keywords, c.questions, c.image_id, c.kind, c.create_time, d.name"
+    "c.token_count, c.important_keywords, c.questions, c.image_id, c.kind, c.create_time, d.name, d.meta_fields"
 )
 _VERSIONS_AT_ONCE = 100
 
@@ -138,7 +138,20 @@ def _text_of_values(row: tuple[Any, ...]) -> ChunkText:
         image_id=row[11],
         kind=row[12],
         create_time=row[13],
+        metadata=_metadata(row[15]),
     )
+
+
+def _metadata(text: str | None) -> tuple[tuple[str, str], ...]:
+    """The fields of a document's metadata, in their order."""
+    if not text or text == "{}":
+        return ()
+    fields = orjson.loads(text)
+    return tuple((str(key), _told(value)) for key, value in fields.items()) if isinstance(fields, dict) else ()
+
+
+def _told(value: Any) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
 
 
 def _strings(text: str) -> tuple[str, ...]:
