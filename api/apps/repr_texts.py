@@ -15,6 +15,7 @@ NULL_HAS_NO_SPLIT: Final = "AttributeError(\"'NoneType' object has no attribute 
 NULL_NOT_ITERABLE: Final = "TypeError(\"argument of type 'NoneType' is not iterable\")"
 NULL_NOT_ASSIGNABLE: Final = "TypeError(\"'NoneType' object does not support item assignment\")"
 NO_QUESTION: Final = "TypeError(\"completion() missing 1 required positional argument: 'question'\")"
+FAILED_CHECK: Final = "AssertionError()"
 NO_DATASET: Final = "Exception('No KB selected')"
 NEGATIVE_PAGE: Final = "1064"
 """The number of MySQL's error is the first argument of its exception, and all that is said."""

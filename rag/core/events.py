@@ -7,7 +7,7 @@ RetrievalFinished)*, Cited?, Usage?, then exactly one of Done, Failed, Stopped.
 
 from dataclasses import dataclass, field
 
-from rag.core.types import Reference, TokenUsage
+from rag.core.types import Reference, TokenUsage, ToolCall
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +90,8 @@ class Usage:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Done:
     """The answer is complete. `prompt` is what the model was given, for the debug view. `dropped_turns` counts the
-    oldest turns of the conversation that the model had no room for. `timings_ms` is what each step took, by name."""
+    oldest turns of the conversation that the model had no room for. `timings_ms` is what each step took, by name.
+    `tool_calls` are of the client's own tools: it runs them, and asks again with what they gave."""
 
     answer: str
     reference: Reference
@@ -99,6 +100,7 @@ class Done:
     truncated: bool = False
     dropped_turns: int = 0
     timings_ms: dict[str, float] = field(default_factory=dict)
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

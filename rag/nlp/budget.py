@@ -60,7 +60,8 @@ def place_whole(costs: Sequence[int], room: int) -> list[int]:
 
 
 def turn_cost(turn: Turn, count: Count) -> int:
-    return count(turn.content) + TURN_TOKENS + PICTURE_TOKENS * len(turn.pictures)
+    calls = sum(count(call.name) + count(call.arguments) + TURN_TOKENS for call in turn.tool_calls)
+    return count(turn.content) + TURN_TOKENS + PICTURE_TOKENS * len(turn.pictures) + calls
 
 
 def fit_history(history: Sequence[Turn], room: int, count: Count) -> tuple[Turn, ...]:

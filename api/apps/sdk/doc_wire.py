@@ -92,7 +92,7 @@ def _parser_config(config: Any, stored: DocumentRecord) -> dict[str, Any]:
     try:
         merged = deep_merge(stored.parser_config, config)
     except InvalidInput as error:
-        raise uncaught("AssertionError()") from error
+        raise uncaught(repr_texts.FAILED_CHECK) from error
     if not config.get("raptor"):
         merged.pop("raptor", None)  # the contract's own oddity
     return merged

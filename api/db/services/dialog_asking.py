@@ -41,7 +41,10 @@ class Steps:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asking:
-    """Who asks, for which message, with which settings, and the turns without system ones; the last is the question."""
+    """Who asks, for which message, with which settings, and the turns without system ones; the last is the question.
+
+    `after` is what came after the question already: calls of the client's own tools, and what they gave.
+    """
 
     principal: Principal
     brief: Brief
@@ -52,6 +55,7 @@ class Asking:
     models: ModelCatalogue
     prompts: Prompts
     steps: Steps = field(repr=False)
+    after: tuple[Turn, ...] = ()
 
     @property
     def question(self) -> str:

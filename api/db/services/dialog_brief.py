@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from api.db.services.records import DialogRecord
 from rag.core.errors import InvalidInput
-from rag.llm.base import Sampling
+from rag.llm.base import ModelInfo, ReplySchema, Sampling, ToolSpec
 
 KNOWLEDGE = "knowledge"
 _BLANK = " "
@@ -19,12 +19,49 @@ _NUMBERS = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ReplyForm:
+    """The form that a client wants the reply in.
+
+    `tools` are the client's own: the model may call them, the calls end the answer, and the client runs them. They take
+    the place of the server's tools. `schema` or `json_object` ask for JSON, which carries no citation marks.
+    """
+
+    tools: tuple[ToolSpec, ...] = ()
+    tool_choice: Literal["auto", "none", "required"] = "auto"
+    parallel_tools: bool = True
+    schema: ReplySchema | None = None
+    json_object: bool = False
+
+    def refuse_what_cannot(self, info: ModelInfo) -> None:
+        """Raises InvalidInput: the model cannot reply in this form. Said before anything is searched."""
+        can = info.capabilities
+        if self.tools and not can.tools:
+            lacking = "use tools"
+        elif self.schema is not None and not can.json_schema:
+            lacking = "keep to a JSON schema"
+        elif self.json_object and info.local:
+            lacking = "write JSON"
+        else:
+            return
+        raise InvalidInput(f"The model {info.name!r} cannot {lacking}. Choose one that can, or leave that out.")
+
+    @property
+    def is_json(self) -> bool:
+        return self.json_object or self.schema is not None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the reply is text and nothing else."""
+        return not self.tools and not self.is_json
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AskOptions:
     """What a single call may set.
 
     `dataset_ids` come in addition to the chat's; `variables` are the values of the prompt's variables; `sampling`
     goes over the chat's settings where it says something, or, with `own_sampling`, takes their place. `model` is asked
-    instead of the chat's.
+    instead of the chat's. `wishes` are further instructions, which follow the chat's system text.
     """
 
     quote: bool = True
@@ -34,6 +71,8 @@ class AskOptions:
     sampling: Sampling | None = None
     own_sampling: bool = False
     model: str = ""
+    form: ReplyForm = ReplyForm()
+    wishes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +115,7 @@ class Brief:
     web_key: str = field(default="", repr=False)
     reasoning: bool = False
     speech: bool = False
+    form: ReplyForm = ReplyForm()
 
 
 def brief_of_dialog(dialog: DialogRecord, options: AskOptions) -> Brief:
@@ -88,12 +128,14 @@ def brief_of_dialog(dialog: DialogRecord, options: AskOptions) -> Brief:
     parameters = _parameters(config)
     has_knowledge = any(key == KNOWLEDGE for key, _ in parameters)
     attached = tuple(dict.fromkeys((*dialog.dataset_ids, *options.dataset_ids)))
+    slots, wishes = _wished(options)
     return Brief(
         model=options.model or dialog.llm_id,
-        system=str(config.get("system") or ""),
-        values=_values(parameters, options.variables),
-        empty_response=str(config.get("empty_response") or ""),
-        quote=options.quote and bool(config.get("quote", True)) and dialog.do_refer != "0",
+        system=str(config.get("system") or "") + slots,
+        values=_values(parameters, options.variables) | wishes,
+        # What is said when nothing is found would be no JSON, and would keep the client's tools from being called.
+        empty_response=str(config.get("empty_response") or "") if options.form.is_free else "",
+        quote=options.quote and bool(config.get("quote", True)) and dialog.do_refer != "0" and not options.form.is_json,
         refine=bool(config.get("refine_multiturn", True)),
         dataset_ids=attached if has_knowledge else (),
         must_exist=frozenset(options.dataset_ids),
@@ -114,18 +156,20 @@ def brief_of_dialog(dialog: DialogRecord, options: AskOptions) -> Brief:
         web_key=str(config.get("tavily_api_key") or ""),
         reasoning=config.get("reasoning") is True,
         speech=config.get("tts") is True,
+        form=options.form,
     )
 
 
 def brief_of_ask(dataset_ids: Sequence[str], options: AskOptions, *, model: str, system: str) -> Brief:
     """The settings of a question to datasets without a chat."""
     wanted = tuple(dict.fromkeys((*dataset_ids, *options.dataset_ids)))
+    slots, wishes = _wished(options)
     return Brief(
         model=model,
-        system=system,
-        values={key: str(value) for key, value in options.variables.items() if key != KNOWLEDGE},
+        system=system + slots,
+        values={key: str(value) for key, value in options.variables.items() if key != KNOWLEDGE} | wishes,
         empty_response="",
-        quote=options.quote,
+        quote=options.quote and not options.form.is_json,
         refine=True,
         dataset_ids=wanted,
         must_exist=frozenset(wanted),
@@ -135,7 +179,15 @@ def brief_of_ask(dataset_ids: Sequence[str], options: AskOptions, *, model: str,
         top_n=_ASK_CHUNKS,
         top_k=_ASK_CANDIDATES,
         sampling=options.sampling or Sampling(temperature=0.1),
+        form=options.form,
     )
+
+
+def _wished(options: AskOptions) -> tuple[str, dict[str, str]]:
+    """Slots for the call's own instructions, to follow the system text, and what fills them. A blank in the name keeps
+    variables of clients out: what they name is no slot."""
+    values = {f"wish {number}": wish for number, wish in enumerate(options.wishes)}
+    return "".join(f"\n\n{{{key}}}" for key in values), values
 
 
 def sampling_of(setting: Mapping[str, Any]) -> Sampling:

@@ -8,7 +8,7 @@ from api.db.services.llm_service import LLMBundle
 from api.db.services.tool_sources import SEARCH
 from api.db.services.toolbox import Kit
 from rag.core.events import DialogEvent, Reasoning, RetrievalFinished, Token, ToolArguments, ToolFinished, ToolStarted
-from rag.core.types import TokenUsage
+from rag.core.types import TokenUsage, ToolCall
 from rag.llm.base import ChatRequest, Delta
 from rag.llm.overflow import TurnsDropped, stream_fitting
 from rag.llm.tools import ToolEnded, run_rounds
@@ -18,13 +18,14 @@ from rag.nlp.citation import MarkFilter
 @dataclass(slots=True)
 class Said:
     """What the model has said so far. `model` is the one that answered, which may be a fallback; `dropped` counts turns
-    that its provider had no room for."""
+    that its provider had no room for. `calls` are of tools that are not ours to run."""
 
     parts: list[str] = field(default_factory=list)
     usage: TokenUsage | None = None
     finish: str | None = None
     model: str = ""
     dropped: int = 0
+    calls: tuple[ToolCall, ...] = ()
 
     @property
     def text(self) -> str:
@@ -86,6 +87,7 @@ async def reply_events(
                 said.usage = event.usage or said.usage
                 said.finish = event.finish or said.finish
                 said.model = event.model or said.model
+                said.calls += event.tool_calls
                 if event.reasoning:
                     yield Reasoning(text=event.reasoning)
                 text = marks.feed(event.text) if marks else event.text

@@ -41,9 +41,10 @@ from rag.core.events import (
     Usage,
 )
 from rag.core.flags import Flags
-from rag.core.types import Principal, Reference, Retrieved, Turn
+from rag.core.types import Principal, Reference, Retrieved, ToolCall, Turn
 from rag.llm.base import ChatRequest, Grounding, Sampling
 from rag.nlp import citation
+from rag.nlp.budget import turn_cost
 from rag.prompts.loader import Prompts
 
 __all__ = ["AskOptions", "DialogService", "Sampling"]
@@ -137,14 +138,12 @@ class DialogService:
 
         def asking() -> Asking:
             given = options or AskOptions()
-            wishes = [turn.content for turn in turns if turn.role == "system"]
-            values = {f"wish {number}": wish for number, wish in enumerate(wishes)}
-            slots = "".join(f"\n\n{{{key}}}" for key in values)
+            wishes = tuple(turn.content for turn in turns if turn.role == "system")
             brief = brief_of_ask(
                 dataset_ids,
-                replace(given, variables={**given.variables, **values}),
+                replace(given, wishes=given.wishes + wishes),
                 model=model or self._models.default_chat(principal.tenant_id),
-                system=self._prompts["ask"].text + slots,
+                system=self._prompts["ask"].text,
             )
             return self._asking(principal, brief, turns, message_id=message_id, session_id="")
 
@@ -154,12 +153,14 @@ class DialogService:
         self, principal: Principal, brief: Brief, turns: Sequence[Turn], *, message_id: str, session_id: str
     ) -> Asking:
         spoken = tuple(turn for turn in turns if turn.role != "system")
-        if not spoken or spoken[-1].role != "user":
+        asked = max((index for index, turn in enumerate(spoken) if turn.role == "user"), default=-1)
+        if asked < 0 or spoken[-1].role not in ("user", "tool"):
             raise InvalidInput("The last message must be the user's.", field="messages")
         return Asking(
             principal=principal,
             brief=brief,
-            turns=spoken,
+            turns=spoken[: asked + 1],
+            after=spoken[asked + 1 :],
             message_id=message_id,
             session_id=session_id,
             arms=self._flags.arms(tenant_id=principal.tenant_id, session_id=session_id),
@@ -185,6 +186,7 @@ class DialogService:
         """The pipeline. A step of its own is a function in a module of its own; only events are made here."""
         brief = asking.brief
         bundle = asking.bundle()
+        brief.form.refuse_what_cannot(bundle.info)
         kit = await self._kit(asking, bundle)
         plan = SearchPlan(question=asking.question)
         searched = bool(brief.dataset_ids) and not (kit is not None and kit.agentic)
@@ -205,11 +207,11 @@ class DialogService:
         async with aclosing(self._streamed(asking, bundle, _Ready(plan.question, prompt, kit, said))) as events:
             async for event in events:
                 yield event
-        if not said.text.strip():
+        if not said.text.strip() and not _passed_on(asking, said):
             raise ModelBadOutput(f"The model {bundle.name!r} gave no answer. Ask again, or choose another model.")
         answer, reference = said.text, Reference()
         sources = prompt.reference if kit is None else kit.sources.reference()
-        if brief.quote and sources.chunks:
+        if brief.quote and sources.chunks and said.text.strip():
             answer, reference = await cited(asking, bundle, sources, said.text)
             yield Cited(answer=answer, reference=reference)
         if said.usage is not None:
@@ -219,7 +221,7 @@ class DialogService:
     async def _kit(self, asking: Asking, bundle: LLMBundle) -> Kit | None:
         """The tools of this turn, where the chat or the settings ask for some and the model can use them."""
         brief, principal = asking.brief, asking.principal
-        if not bundle.info.capabilities.tools:
+        if not bundle.info.capabilities.tools or brief.form.tools:
             return None
         names = self._toolbox.wanted(brief.tools, agentic=brief.agentic)
         if not names:
@@ -260,7 +262,9 @@ class DialogService:
 
         def work() -> PreparedPrompt:
             sees = bundle.info.capabilities.vision
-            history = [cleaned(turn, sees=sees) for turn in material.recent if turn.content or turn.pictures]
+            history = [
+                cleaned(turn, sees=sees) for turn in material.recent if turn.content or turn.pictures or turn.tool_calls
+            ]
             parts = Material(
                 system=brief.system,
                 values=brief.values,
@@ -270,7 +274,7 @@ class DialogService:
                 total=material.found.total,
                 quote=brief.quote,
                 sampling=brief.sampling,
-                reserved=0 if kit is None else kit.tokens + _RESULTS_KEPT_FREE * kit.limits.result_tokens,
+                reserved=_reserved(asking, bundle, kit),
                 searches=kit is not None and kit.searches,
                 summary=material.summary,
             )
@@ -291,8 +295,14 @@ class DialogService:
                 question=ready.question, passages=prompt.passages, empty_response=brief.empty_response
             )
         arms = asking.arms
+        form = brief.form
         request = ChatRequest(
-            turns=prompt.turns,
+            turns=(*prompt.turns, *asking.after),
+            tools=form.tools,
+            tool_choice=form.tool_choice,
+            parallel_tools=form.parallel_tools,
+            reply_schema=form.schema,
+            extra={"response_format": {"type": "json_object"}} if form.json_object else {},
             sampling=prompt.sampling,
             grounding=grounding,
             cache_prefix=arms.prompt_caching,
@@ -316,7 +326,22 @@ class DialogService:
             truncated=said is not None and said.finish in ("length", "cut_off"),
             dropped_turns=dropped,
             timings_ms=asking.steps.taken_ms,
+            tool_calls=_passed_on(asking, said) if said is not None else (),
         )
+
+
+def _passed_on(asking: Asking, said: Said) -> tuple[ToolCall, ...]:
+    """Calls for the client to run. A model that was offered no tools may call some all the same: those are nobody's."""
+    return tuple(call for call in said.calls if call.name) if asking.brief.form.tools else ()
+
+
+def _reserved(asking: Asking, bundle: LLMBundle, kit: Kit | None) -> int:
+    """Tokens to keep free beside the prompt: for tools and what they find, ours or the client's."""
+    if kit is not None:
+        return kit.tokens + _RESULTS_KEPT_FREE * kit.limits.result_tokens
+    count = bundle.count_tokens
+    tools = sum(count(f"{tool.name} {tool.description} {tool.parameters}") for tool in asking.brief.form.tools)
+    return tools + sum(turn_cost(turn, count) for turn in asking.after)
 
 
 async def _nothing() -> Retrieved:
