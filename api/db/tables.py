@@ -368,17 +368,25 @@ class Dialog(Timed):
 
 
 class Conversation(Timed):
+    """`llm_id` goes over the chat's model where it is not empty. `source`: `api`, or `share` for those of share tokens.
+    `auto_title`: the first answer gives it a name."""
+
     id = _id(primary_key=True)
     dialog_id = _id(index=True)
     tenant_id = _id()
     name = CharField(max_length=255, default="New session")
     user_id = CharField(max_length=255, default="")
+    llm_id = CharField(max_length=255, default="")
+    source = CharField(max_length=16, default="api")
+    auto_title = BooleanField(default=False)
 
 
 class Message(Row):
     """One side of a turn, keyed (conversation, turn, role); the opener is turn 0.
 
-    `status`: done, generating, failed, stopped, interrupted. `reference` belongs to the answer's row.
+    `status`: done, generating, failed, stopped, interrupted. `reference`, `model`, `timings` (ms by step) and
+    `server_id` (`AnswerServer.id` of the server that makes it) belong to the answer's row, `asked_with` (what the call
+    set, see `turn_options`) to the question's.
     """
 
     id = AutoField()
@@ -394,9 +402,35 @@ class Message(Row):
     thumbup = BooleanField(null=True)
     feedback = LongTextField(null=True)
     created_at = DoubleField()
+    model = CharField(max_length=255, default="")
+    timings = JsonField(null=True)
+    asked_with = JsonField(null=True)
+    server_id = CharField(max_length=96, default="")
 
     class Meta:
         indexes = ((("conversation_id", "turn", "role"), True),)
+
+
+class ConversationSummary(Row):
+    """What was said up to `turn`, whose messages have the id `message_id`; older ones are kept for a turn that is
+    answered anew."""
+
+    id = AutoField()
+    conversation_id = _id()
+    turn = IntegerField()
+    message_id = CharField(max_length=36)
+    content = LongTextField()
+    create_time = BigIntegerField()
+
+    class Meta:
+        indexes = ((("conversation_id", "turn"), True),)
+
+
+class AnswerServer(Row):
+    """A server that makes answers: those of one whose lease ran out are nobody's. `id` is `<data folder>:<run>`."""
+
+    id = CharField(max_length=96, primary_key=True)
+    lease_until = BigIntegerField()
 
 
 class Usage(Row):
@@ -406,7 +440,7 @@ class Usage(Row):
     tenant_id = _id()
     dialog_id = _id(null=True)
     conversation_id = _id(null=True)
-    message_id = CharField(max_length=36, null=True)
+    message_id = CharField(max_length=36, null=True, index=True)
     model = CharField(max_length=255)
     purpose = CharField(max_length=32)
     prompt_tokens = IntegerField()
@@ -425,6 +459,7 @@ class Usage(Row):
     cost_usd = DoubleField(null=True)
     arm = CharField(max_length=255, default="")
     key_id = _id(default="")
+    steps = JsonField(null=True)
 
     class Meta:
         indexes = ((("tenant_id", "create_time"), False),)
@@ -484,6 +519,8 @@ ALL_TABLES: tuple[type[Row], ...] = (
     Dialog,
     Conversation,
     Message,
+    ConversationSummary,
+    AnswerServer,
     Usage,
     UsageDay,
 )

@@ -78,6 +78,7 @@ class Asking:
                 message_id=self.message_id or None,
                 key_id=self.principal.key_id,
                 arm=self.arms.text,
+                steps=(lambda: self.steps.taken_ms) if purpose == "answer" else None,
                 fallbacks=brief.fallbacks,
                 use_fallbacks=self.arms.fallback,
             )

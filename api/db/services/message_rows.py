@@ -12,11 +12,13 @@ import peewee
 from api.db.services.owned import in_groups
 from api.db.services.records import ConversationRecord, MessageRecord, MessageStatus
 from api.db.services.references import reference_of_json, reference_to_json
-from api.db.tables import Conversation, Message
+from api.db.tables import Conversation, ConversationSummary, Message
+from rag.core.errors import Conflict
 from rag.core.events import Done, Failed, Stopped
 from rag.core.types import Reference, Turn
 
 GENERATING = "generating"
+_LONGEST_MODEL = Message.model.max_length
 _HISTORY_MESSAGES = 40
 """Messages before a question that are looked at; how many the model gets is a matter of its budget."""
 
@@ -34,24 +36,42 @@ def add_opener(session: Conversation, text: str, created_at: float) -> None:
     Message.create(conversation_id=session.id, turn=0, role="assistant", content=text, created_at=created_at)
 
 
-def add_turn(session: Conversation, question: str, message_id: str, created_at: float) -> NewTurn:
-    """Put down the user's message and an empty answer, after all others of the session."""
-    last = Message.select(peewee.fn.MAX(Message.turn)).where(Message.conversation_id == session.id).scalar()
+def has_message(session_id: str, message_id: str) -> bool:
+    """Whether a message of the session has this id."""
+    return Message.select().where((Message.conversation_id == session_id) & (Message.message_id == message_id)).exists()
+
+
+def add_turn(
+    session_id: str, question: str, message_id: str, *, created_at: float, server_id: str = "", asked_with: Any = None
+) -> NewTurn:
+    """Put down the user's message and an empty answer, after all others of the session.
+
+    Raises:
+        Conflict: a message of the session has this id.
+    """
+    if has_message(session_id, message_id):
+        raise Conflict(f"There is a message {message_id!r} in this session. Choose another id.", id=message_id)
+    last = Message.select(peewee.fn.MAX(Message.turn)).where(Message.conversation_id == session_id).scalar()
     turn = (last or 0) + 1
-    common = {"conversation_id": session.id, "turn": turn, "message_id": message_id, "created_at": created_at}
-    Message.create(role="user", content=question, **common)
-    answer = Message.create(role="assistant", status=GENERATING, **common)
+    common = {"conversation_id": session_id, "turn": turn, "message_id": message_id, "created_at": created_at}
+    Message.create(role="user", content=question, asked_with=asked_with, **common)
+    answer = Message.create(role="assistant", status=GENERATING, server_id=server_id, **common)
     return NewTurn(turn=turn, answer_row=int(answer.id))
 
 
-def turns_until(session_id: str, turn: int) -> tuple[Turn, ...]:
-    """The latest messages of the session up to the question of `turn`, which is the last; empty ones left out."""
+def turns_until(session_id: str, turn: int, *, after: int = -1, most: int = _HISTORY_MESSAGES) -> tuple[Turn, ...]:
+    """The latest messages of the session up to the question of `turn`, which is the last; empty ones left out.
+
+    Args:
+        after: Only those of later turns than this one.
+        most: Of the messages before the question.
+    """
     before = (Message.turn < turn) | ((Message.turn == turn) & (Message.role == "user"))
     query = (
         Message.select(Message.turn, Message.role, Message.content)
-        .where((Message.conversation_id == session_id) & before)
+        .where((Message.conversation_id == session_id) & (Message.turn > after) & before)
         .order_by(Message.turn.desc(), Message.role.asc())  # Downwards the answer comes before its question.
-        .limit(_HISTORY_MESSAGES + 1)
+        .limit(most + 1)
     )
     rows = list(query)[::-1]
     return tuple(
@@ -78,16 +98,20 @@ def save_partial(partials: Mapping[int, Partial]) -> None:
         Message.update(**values).where((Message.id == answer_row) & (Message.status == GENERATING)).execute()
 
 
-def save_end(answer_row: int, end: Done | Failed | Stopped, cited: Reference | None, created_at: float) -> bool:
+def save_end(
+    answer_row: int, end: Done | Failed | Stopped, *, cited: Reference | None, model: str, created_at: float
+) -> bool:
     """Store how an answer ended; False if its row is gone or has ended already.
 
     Args:
         cited: The sources that the text of an answer cites which was not completed.
+        model: The one that answered, empty where that is not known.
     """
-    values: dict[str, Any] = {"content": end.answer, "created_at": created_at}
+    values: dict[str, Any] = {"content": end.answer, "created_at": created_at, "model": model[:_LONGEST_MODEL]}
     match end:
         case Done():
             values |= {"status": "done", "prompt": end.prompt, "reference": reference_to_json(end.reference)}
+            values["timings"] = end.timings_ms or None
             values["created_at"] = end.created_at or created_at
         case Failed():
             values |= {"status": "failed", "error": f"{end.code}: {end.message}"}
@@ -110,15 +134,11 @@ def end_of(row: Message) -> Done | Failed | Stopped:
     return Stopped(answer=row.content, reason="stopped" if row.status == "stopped" else "interrupted")
 
 
-def interrupt_generating() -> int:
-    """Mark what a dead process left; returns how many answers."""
-    return int(Message.update(status="interrupted").where(Message.status == GENERATING).execute())
-
-
 def delete_sessions(ids: Iterable[str]) -> None:
-    """Delete sessions and their messages."""
+    """Delete sessions, their messages and summaries."""
     for group in in_groups(ids):
         Message.delete().where(Message.conversation_id.in_(group)).execute()
+        ConversationSummary.delete().where(ConversationSummary.conversation_id.in_(group)).execute()
         Conversation.delete().where(Conversation.id.in_(group)).execute()
 
 
@@ -140,6 +160,9 @@ def session_records(rows: Sequence[Conversation]) -> list[ConversationRecord]:
             messages=tuple(messages[row.id]),
             create_time=row.create_time,
             update_time=row.update_time,
+            llm_id=row.llm_id,
+            source=row.source,
+            auto_title=row.auto_title,
         )
         for row in rows
     ]
@@ -157,4 +180,6 @@ def _message(row: Message) -> MessageRecord:
         error=row.error,
         thumbup=row.thumbup,
         feedback=row.feedback,
+        model=row.model,
+        timings_ms=row.timings or {},
     )

@@ -95,6 +95,7 @@ class CallMeter:
                 message_id=context.message_id,
                 arm=context.arm,
                 key_id=context.key_id,
+                steps=context.steps() if context.steps is not None else None,
             )
         )
 

@@ -194,12 +194,14 @@ class ModelCatalogue:
         message_id: str | None = None,
         key_id: str = "",
         arm: str = "",
+        steps: Callable[[], dict[str, float]] | None = None,
         fallbacks: Sequence[str] = (),
         use_fallbacks: bool = True,
     ) -> LLMBundle:
         """A bundle of chat model `name`; empty means the tenant's default.
 
         Args:
+            steps: Tells what the steps of an answer have taken so far; its usage rows keep it.
             fallbacks: Names of models to go on with when it fails, in order. Those that cannot be used are left out.
         Raises:
             NotFound: no such chat model.
@@ -212,6 +214,7 @@ class ModelCatalogue:
             message_id=message_id,
             key_id=key_id,
             arm=arm,
+            steps=steps,
         )
         chat = self._chat(name or self.default_chat(tenant_id), tenant_id)
         others = [one for one in (self._fallback(other, tenant_id) for other in fallbacks) if one is not None]
@@ -228,15 +231,33 @@ class ModelCatalogue:
         embedder = self._embedder(name or self.default_embedding(), tenant_id)
         return self._bundle(CallContext(tenant_id=tenant_id, purpose=purpose, key_id=key_id), embedder=embedder)
 
-    def bundle_rerank(self, name: str = "", *, tenant_id: str = "", purpose: str = "rerank") -> LLMBundle:
+    def bundle_rerank(
+        self,
+        name: str = "",
+        *,
+        tenant_id: str = "",
+        purpose: str = "rerank",
+        dialog_id: str | None = None,
+        conversation_id: str | None = None,
+        message_id: str | None = None,
+        key_id: str = "",
+    ) -> LLMBundle:
         """A bundle of reranking model `name`; empty means the tenant's default.
 
         Raises:
             NotFound: no such model, or no default; so for those below.
         """
+        context = CallContext(
+            tenant_id=tenant_id,
+            purpose=purpose,
+            dialog_id=dialog_id,
+            conversation_id=conversation_id,
+            message_id=message_id,
+            key_id=key_id,
+        )
         full = name or self._needed("rerank", "rerank_id", tenant_id)
         reranker = self._in_role("rerank", self._registry.reranker, full, tenant_id)
-        return self._bundle(CallContext(tenant_id=tenant_id, purpose=purpose), reranker=reranker)
+        return self._bundle(context, reranker=reranker)
 
     def bundle_describe(self, name: str = "", *, tenant_id: str = "", purpose: str = "describe") -> LLMBundle:
         """A bundle of the model `name` that describes pictures; empty means the tenant's default."""

@@ -11,7 +11,7 @@ from api.db.services.names import normalise
 from api.db.services.records import DialogRecord
 from api.db.tables import Conversation, Dialog, Message
 from rag.core.errors import NotFound
-from rag.core.types import Principal
+from rag.core.types import Principal, Scope
 
 LIVE = "1"
 DELETED = "0"
@@ -69,10 +69,34 @@ def own_session(principal: Principal, dialog_id: str, session_id: str) -> tuple[
         NotFound: kind `chat` or `session`; a session of another chat is not found.
     """
     chat = own_chat(principal, dialog_id)
-    row = Conversation.get_or_none((Conversation.id == session_id) & (Conversation.dialog_id == chat.id))
+    row = Conversation.get_or_none(
+        _of(principal) & (Conversation.id == session_id) & (Conversation.dialog_id == chat.id)
+    )
     if row is None:
         raise NotFound("session", session_id)
     return chat, row
+
+
+def own_session_anywhere(principal: Principal, session_id: str) -> tuple[Dialog, Conversation]:
+    """The session in whichever chat of the principal, and that chat.
+
+    Raises:
+        NotFound: kind `session`: there is none, its chat was deleted, or it is another tenant's.
+    """
+    row = Conversation.get_or_none(_of(principal) & (Conversation.id == session_id))
+    chat = _OWN_CHAT.first(principal.tenant_id, row.dialog_id) if row is not None else None
+    if row is None or chat is None:
+        raise NotFound("session", session_id)
+    return chat, row
+
+
+def source_of(principal: Principal) -> str:
+    """Where the principal's sessions are kept: those of a share token, which is public, are apart from all others."""
+    return "share" if principal.scope is Scope.SHARE else "api"
+
+
+def _of(principal: Principal) -> Any:
+    return (Conversation.tenant_id == principal.tenant_id) & (Conversation.source == source_of(principal))
 
 
 def own_answer(principal: Principal, dialog_id: str, session_id: str, message_id: str) -> Message:

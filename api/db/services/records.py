@@ -162,7 +162,8 @@ class ChunkPage:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetrievalRequest:
     """`similarity_threshold` on the absolute score; `vector_similarity_weight` is w of
-    `w * cosine + (1 - w) * term share`. `document_ids` empty means all."""
+    `w * cosine + (1 - w) * term share`. `document_ids` empty means all. `rerank_id` names a reranking model, whose score
+    then takes the cosine's place."""
 
     question: str
     dataset_ids: tuple[str, ...]
@@ -173,6 +174,7 @@ class RetrievalRequest:
     vector_similarity_weight: float = 0.3
     top_k: int = 1024
     highlight: bool = False
+    rerank_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,10 +214,23 @@ class MessageRecord:
     error: str = ""
     thumbup: bool | None = None
     feedback: str | None = None
+    model: str = ""
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GivenMessage:
+    """A message as a client sends it: `message_id` is its own, empty where it has none."""
+
+    role: Literal["user", "assistant"]
+    content: str
+    message_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConversationRecord:
+    """`llm_id` is empty where the chat's model answers. `source` is `api` or `share`."""
+
     id: str
     dialog_id: str
     tenant_id: str
@@ -224,6 +239,9 @@ class ConversationRecord:
     messages: tuple[MessageRecord, ...]
     create_time: int
     update_time: int
+    llm_id: str = ""
+    source: str = "api"
+    auto_title: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -235,6 +253,7 @@ class ModelCall:
     `prompt_tokens`, `reasoning_tokens` of `completion_tokens`. `cost_usd` is None where no price is known; it is
     priced when the row is written, if the call does not bring it. `arm` says which switched features took part
     (`fallback=on,prompt_caching=off`), `key_id` whose API key asked; empty for a login or the server itself.
+    `steps` is what the steps of the answer took until then, in ms by name.
     """
 
     tenant_id: str
@@ -258,3 +277,4 @@ class ModelCall:
     cost_usd: float | None = None
     arm: str = ""
     key_id: str = ""
+    steps: dict[str, float] | None = None

@@ -13,18 +13,27 @@ from dataclasses import dataclass, field
 import structlog
 
 from api.db.database import Database
-from api.db.services.message_rows import Partial, save_end, save_partial, turns_until
+from api.db.services.message_rows import Partial, save_end, save_partial
 from rag.core.clock import Clock
 from rag.core.errors import RagError
-from rag.core.events import DialogEvent, Done, Failed, RetrievalFinished, Started, Stopped, Token
+from rag.core.events import DialogEvent, Done, Failed, RetrievalFinished, Started, Stopped, Token, Usage
 from rag.core.types import Reference, Turn
 from rag.eventlog.base import EventLog
 from rag.nlp.citation import cited_indices, with_counts
 
 log = structlog.get_logger()
 
-Answer = Callable[[tuple[Turn, ...]], AsyncGenerator[DialogEvent, None]]
-"""Makes the dialog's events from the conversation so far, the question last."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Past:
+    """The conversation so far, the question last; `summary` tells what was said before `turns`."""
+
+    turns: tuple[Turn, ...]
+    summary: str = ""
+
+
+Answer = Callable[[Past], AsyncGenerator[DialogEvent, None]]
+"""Makes the dialog's events from the conversation so far."""
 
 _WAIT_FOR_TURN_BEFORE_S = 30.0
 """How long a question waits for the answer before it in its session; then it goes on without that one."""
@@ -33,13 +42,17 @@ _ENDED_WITHOUT_RESULT = Failed(code="internal", message="The answer ended withou
 
 @dataclass(slots=True, eq=False)
 class RunningTurn:
-    """One answer in work. `stream` names it in the event log."""
+    """One answer in work. `stream` names it in the event log; `past` reads its conversation, in the thread of the rows;
+    `on_end` is told its end once that is saved."""
 
     stream: str
     session_id: str
     turn: int
     answer_row: int
+    past: Callable[[], Past]
     answer: Answer
+    on_end: Callable[[Done | Failed | Stopped], None] | None = None
+    model: str = ""
     before: "asyncio.Task[None] | None" = None
     parts: list[str] = field(default_factory=list)
     found: Reference = field(default_factory=Reference)
@@ -63,6 +76,8 @@ class RunningTurn:
         elif isinstance(event, RetrievalFinished):
             self.found = event.reference
             self.cites = False  # The sources have grown: what cites them is saved again.
+        elif isinstance(event, Usage):
+            self.model = event.model
 
     def cited(self) -> Reference | None:
         """The sources, if the text so far cites any."""
@@ -122,9 +137,12 @@ class TurnRunner:
         await _ended([turn])
         return True
 
-    async def stop_sessions(self, session_ids: frozenset[str], reason: str) -> None:
-        """End all running turns of these sessions."""
-        turns = [turn for turn in self._turns.values() if turn.session_id in session_ids]
+    def is_running(self, stream: str) -> bool:
+        return stream in self._turns
+
+    async def stop_sessions(self, session_ids: frozenset[str], reason: str, *, first_turn: int = 0) -> None:
+        """End all running turns of these sessions, from `first_turn` on."""
+        turns = [each for each in self._turns.values() if each.session_id in session_ids and each.turn >= first_turn]
         for turn in turns:
             turn.stop(reason)
         await _ended(turns)
@@ -148,8 +166,8 @@ class TurnRunner:
         if turn.before is not None:
             await asyncio.wait({turn.before}, timeout=_WAIT_FOR_TURN_BEFORE_S)
             turn.before = None
-        turns = await self._db.run(lambda: turns_until(turn.session_id, turn.turn))
-        async with aclosing(turn.answer(turns)) as events:
+        past = await self._db.run(turn.past)
+        async with aclosing(turn.answer(past)) as events:
             async for event in events:
                 if isinstance(event, Done | Failed | Stopped):
                     turn.end = event
@@ -166,12 +184,16 @@ class TurnRunner:
             cited = None if isinstance(end, Done) else turn.cited()
             ended_at = self._clock.now().timestamp()
             try:
-                await self._db.write(lambda: save_end(turn.answer_row, end, cited, ended_at))
+                await self._db.write(
+                    lambda: save_end(turn.answer_row, end, cited=cited, model=turn.model, created_at=ended_at)
+                )
             except RagError as error:
                 log.error("answer_not_saved", message=turn.stream, code=error.code)
                 end = Failed(code=error.code, message=error.message, answer=end.answer)
             # The row first: who reads the last event may read the session at once.
             await self._append_end(turn, end)
+            if turn.on_end is not None and not self._closing:
+                turn.on_end(end)
         finally:
             self._turns.pop(turn.stream, None)
             if self._latest.get(turn.session_id) is turn:

@@ -1,6 +1,7 @@
 """Usage rows beside the calls: no answer waits for a disk."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -46,6 +47,8 @@ class CallContext:
     """Which switched features took part: `fallback=on,prompt_caching=off`."""
     model: str = ""
     """The model that is about to be called; only a budget is told."""
+    steps: Callable[[], dict[str, float]] | None = None
+    """What the steps of the answer have taken so far, in ms by name."""
 
 
 class BudgetGate(Protocol):

@@ -197,6 +197,7 @@ def _row(call: ModelCall) -> dict[str, object]:
         values[name] = str(values[name])[:width]
     for name in _COUNTS:
         values[name] = min(max(getattr(call, name), 0), _MOST_COUNTED)
+    values["steps"] = Usage.steps.db_value(call.steps or None)
     return values
 
 

@@ -14,7 +14,7 @@ from api.db.services.knowledgebase_service import KnowledgebaseService
 from api.db.services.message_rows import add_turn
 from api.db.services.task_service import TaskService
 from api.db.services.user_service import UserService
-from api.db.tables import Conversation, Dataset
+from api.db.tables import Dataset
 from rag.core.clock import SystemClock
 from rag.core.errors import RagError
 from rag.core.settings import AuthSettings, IngestSettings
@@ -53,8 +53,7 @@ async def turns(db: Database, name: str) -> list[str]:
     """Turns of one session."""
 
     def begin(number: int) -> str:
-        session = Conversation.get_by_id("s")
-        return str(add_turn(session, "question", f"{name}-{number}", 1.0).turn)
+        return str(add_turn("s", "question", f"{name}-{number}", created_at=1.0).turn)
 
     return [await db.write(lambda number=number: begin(number)) for number in range(TIMES)]  # type: ignore[misc]
 

@@ -1,0 +1,363 @@
+"""Turns of sessions: begun, answered anew, followed, stopped, changed.
+
+A turn is saved before anything else happens, runs without the one who asked, and ends saved: `done`, `failed`,
+`stopped` or `interrupted`.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+
+from api.db.database import Database
+from api.db.services.answer_lease import AnswerLease
+from api.db.services.dialog_brief import AskOptions
+from api.db.services.message_rows import add_turn, end_of, session_records, turns_until
+from api.db.services.owned_chats import chat_record, own_answer, own_session, own_session_anywhere
+from api.db.services.records import ConversationRecord, GivenMessage
+from api.db.services.turn_ask import Ask, Begun, Dialogs, TurnHandle
+from api.db.services.turn_edits import first_change, question_of, remove_from, remove_turn, replace_messages, turn_of
+from api.db.services.turn_options import options_of_json, options_to_json
+from api.db.services.turn_runner import Past, RunningTurn, TurnRunner
+from api.db.tables import Conversation, Message
+from rag.core.clock import Clock
+from rag.core.errors import Conflict, InvalidInput, NotFound
+from rag.core.events import DialogEvent, Done, Failed, Started, Stopped
+from rag.core.ids import new_message_id
+from rag.core.settings import DialogSettings
+from rag.core.types import Principal, Turn
+from rag.eventlog.base import Batch, EventLog, LoggedEvent
+
+_LONGEST_ID = 36
+
+
+class TurnService:
+    """Every method loads by (principal, ids); what is not the principal's is NotFound (kind `chat`, `session` or
+    `message`)."""
+
+    def __init__(
+        self,
+        db: Database,
+        clock: Clock,
+        event_log: EventLog,
+        dialog_service: Dialogs,
+        settings: DialogSettings,
+        *,
+        lease: AnswerLease | None = None,
+    ) -> None:
+        self._db = db
+        self._clock = clock
+        self._log = event_log
+        self._dialogs = dialog_service
+        self._lease = lease or AnswerLease(db, clock)
+        self._runner = TurnRunner(db, clock, event_log, save_s=settings.save_s)
+        self._beginning: dict[asyncio.Task[TurnHandle], str] = {}
+
+    async def begin_turn(
+        self,
+        principal: Principal,
+        dialog_id: str,
+        session_id: str,
+        question: str,
+        *,
+        options: AskOptions | None = None,
+        message_id: str = "",
+        history: tuple[Turn, ...] | None = None,
+    ) -> TurnHandle:
+        """Save the question and an empty answer, and start answering.
+
+        Turns of one session are numbered in the order they begin; a later one waits for the one before, for half
+        a minute at the most. A caller that is cancelled leaves either nothing or a turn that runs.
+
+        Args:
+            message_id: The client's own id of the pair, 1 to 36 characters; empty: one is made.
+            history: What was said before, where it is not the stored turns.
+        Raises:
+            Conflict: the server is stopping, or the session has a message of that id.
+            InvalidInput: field `message_id`: it is too long.
+        """
+        return await self._begun(
+            Ask(
+                principal=principal,
+                dialog_id=dialog_id,
+                session_id=session_id,
+                question=question,
+                options=options or AskOptions(),
+                message_id=_message_id(message_id),
+                history=history,
+            )
+        )
+
+    async def regenerate(
+        self,
+        principal: Principal,
+        dialog_id: str,
+        session_id: str,
+        message_id: str,
+        *,
+        options: AskOptions | None = None,
+    ) -> TurnHandle:
+        """Ask the question of `message_id` again: a new pair takes its place, and all later turns are removed.
+
+        Args:
+            options: None: those that the question was asked with.
+        Raises:
+            Conflict: the server is stopping.
+        """
+        return await self._begun(
+            Ask(
+                principal=principal,
+                dialog_id=dialog_id,
+                session_id=session_id,
+                message_id=new_message_id(),
+                options=options,
+                instead_of=message_id,
+            )
+        )
+
+    async def edit(
+        self,
+        principal: Principal,
+        dialog_id: str,
+        session_id: str,
+        message_id: str,
+        question: str,
+        *,
+        options: AskOptions | None = None,
+    ) -> TurnHandle:
+        """Ask `question` in the place of that of `message_id`, as `regenerate` does."""
+        return await self._begun(
+            Ask(
+                principal=principal,
+                dialog_id=dialog_id,
+                session_id=session_id,
+                message_id=new_message_id(),
+                question=question,
+                options=options,
+                instead_of=message_id,
+            )
+        )
+
+    async def delete_pair(
+        self, principal: Principal, dialog_id: str, session_id: str, message_id: str
+    ) -> ConversationRecord:
+        """Delete a question with its answer, which is stopped if it runs; the session without them."""
+
+        def write(session: Conversation) -> None:
+            remove_turn(session.id, turn_of(session.id, message_id))
+
+        await self.stop_turn(principal, dialog_id, session_id, message_id)
+        found = await self._changed(principal, dialog_id, session_id, write)
+        await self._log.drop(f"{session_id}/{message_id}")
+        return found
+
+    async def rate(
+        self, principal: Principal, dialog_id: str, session_id: str, message_id: str, *, up: bool, feedback: str = ""
+    ) -> ConversationRecord:
+        """Note whether the answer was liked, and what was said about it; the session with that."""
+        storable = _storable(feedback)
+
+        def write(session: Conversation) -> None:
+            row = own_answer(principal, dialog_id, session.id, message_id)
+            Message.update(thumbup=up, feedback=storable or None).where(Message.id == row.id).execute()
+
+        return await self._changed(principal, dialog_id, session_id, write)
+
+    async def replace_messages(
+        self, principal: Principal, session_id: str, messages: Sequence[GivenMessage]
+    ) -> ConversationRecord:
+        """Make `messages` those of the session; what is there by id and role keeps its sources, its rating and so on.
+
+        Running answers from the first change on are stopped.
+
+        Raises:
+            InvalidInput: field `message_id`: one is longer than 36 characters.
+        """
+        given = [
+            replace(each, content=_storable(each.content), message_id=each.message_id and _message_id(each.message_id))
+            for each in messages
+        ]
+        chat, turn = await self._db.run(
+            lambda: (own_session_anywhere(principal, session_id)[0].id, first_change(session_id, given))
+        )
+        if turn is not None:
+            await self._runner.stop_sessions(frozenset((session_id,)), "deleted", first_turn=turn)
+        now = self._clock.now().timestamp()
+        return await self._changed(principal, chat, session_id, lambda row: replace_messages(row, given, now))
+
+    async def _changed(
+        self, principal: Principal, dialog_id: str, session_id: str, change: Callable[[Conversation], None]
+    ) -> ConversationRecord:
+        """The session after `change`, in one transaction."""
+        now = self._clock.now().timestamp()
+
+        def write() -> ConversationRecord:
+            _, session = own_session(principal, dialog_id, session_id)
+            change(session)
+            session.update_time = int(now * 1000)
+            session.save(only=[Conversation.update_time])
+            return session_records([session])[0]
+
+        return await self._db.write(write)
+
+    async def _begun(self, ask: Ask) -> TurnHandle:
+        if self._runner.closing:
+            raise Conflict("The server is stopping. Ask again in a moment.")
+        if ask.stream in self._beginning.values() or self._runner.is_running(ask.stream):
+            # Two that write into one stream of events would end each other's.
+            raise Conflict(f"The message {ask.message_id!r} is being answered. Choose another id.", id=ask.message_id)
+        task = asyncio.create_task(self._begin(ask), name="begin-turn")
+        self._beginning[task] = ask.stream
+        task.add_done_callback(self._forget_beginning)
+        return await asyncio.shield(task)
+
+    def _forget_beginning(self, task: "asyncio.Task[TurnHandle]") -> None:
+        self._beginning.pop(task, None)
+        if not task.cancelled():
+            task.exception()  # Whoever began it may have left: the error has been looked at.
+
+    async def _begin(self, ask: Ask) -> TurnHandle:
+        now = self._clock.now().timestamp()
+        if ask.instead_of:
+            await self._stop_from(ask)
+        else:
+            await self._log.drop(ask.stream)  # An answer of this id may have been deleted a moment ago.
+        # The log is begun first, so that whoever can read the row can subscribe.
+        await self._log.append(ask.stream, Started(message_id=ask.message_id, session_id=ask.session_id))
+        try:
+            begun = await self._db.write(lambda: self._written(ask, now))
+        except BaseException:
+            await self._log.drop(ask.stream)
+            raise
+        turn = begun.added.turn
+
+        def answer(past: Past) -> AsyncGenerator[DialogEvent, None]:
+            return self._dialogs.chat(
+                ask.principal,
+                begun.dialog,
+                past.turns,
+                options=begun.options,
+                message_id=ask.message_id,
+                session_id=ask.session_id,
+            )
+
+        def past() -> Past:
+            if ask.history is not None:
+                return Past(turns=(*ask.history, Turn(role="user", content=begun.question)))
+            return Past(turns=turns_until(ask.session_id, turn))
+
+        self._runner.start(
+            RunningTurn(
+                stream=ask.stream,
+                session_id=ask.session_id,
+                turn=turn,
+                answer_row=begun.added.answer_row,
+                past=past,
+                answer=answer,
+            )
+        )
+        return TurnHandle(stream=ask.stream, message_id=ask.message_id, session_id=ask.session_id)
+
+    async def _stop_from(self, ask: Ask) -> None:
+        """End what runs from the turn on that is asked anew."""
+
+        def first_turn() -> int:
+            _, session = own_session(ask.principal, ask.dialog_id, ask.session_id)
+            return turn_of(session.id, ask.instead_of)
+
+        turn = await self._db.run(first_turn)
+        await self._runner.stop_sessions(frozenset((ask.session_id,)), "deleted", first_turn=turn)
+
+    def _written(self, ask: Ask, now: float) -> Begun:
+        """Put the turn down. In a transaction."""
+        chat, session = own_session(ask.principal, ask.dialog_id, ask.session_id)
+        question, options = ask.question, ask.options
+        if ask.instead_of:
+            asked = question_of(session.id, ask.instead_of)
+            question = asked.content if question is None else question
+            options = options_of_json(asked.asked_with) if options is None else options
+            remove_from(session.id, asked.turn)
+        options = options or AskOptions()
+        storable = _storable(question or "")
+        added = add_turn(
+            session.id,
+            storable,
+            ask.message_id,
+            created_at=now,
+            server_id=self._lease.server_id,
+            asked_with=options_to_json(options),
+        )
+        Conversation.update(update_time=int(now * 1000)).where(Conversation.id == session.id).execute()
+        return Begun(
+            dialog=chat_record(chat),
+            added=added,
+            question=storable,
+            options=replace(options, model=options.model or session.llm_id),
+        )
+
+    async def follow(
+        self,
+        principal: Principal,
+        dialog_id: str,
+        session_id: str,
+        message_id: str,
+        *,
+        after: int = 0,
+        idle_s: float | None = None,
+    ) -> AsyncGenerator[Batch, None]:
+        """Follow an answer from the event after number `after`: past events, live ones by arrival, and the end. An
+        empty batch comes after `idle_s` seconds of silence.
+
+        When its events are no longer there, the end alone comes, made from the row. Leaving changes nothing.
+        """
+        await self._end_in_row(principal, dialog_id, session_id, message_id)
+        try:
+            stream = f"{session_id}/{message_id}"
+            async with aclosing(self._log.follow(stream, after=after, idle_s=idle_s)) as batches:
+                async for batch in batches:
+                    after = batch.first_id + len(batch.events) - 1
+                    yield batch
+        except NotFound:
+            end = await self._end_in_row(principal, dialog_id, session_id, message_id)
+            yield Batch(first_id=after + 1, events=(end,))
+
+    async def events(
+        self, principal: Principal, dialog_id: str, session_id: str, message_id: str, *, after: int = 0
+    ) -> AsyncIterator[LoggedEvent]:
+        """The events of `follow`, one by one."""
+        async with aclosing(self.follow(principal, dialog_id, session_id, message_id, after=after)) as batches:
+            async for batch in batches:
+                for event_id, event in enumerate(batch.events, batch.first_id):
+                    yield LoggedEvent(event_id=event_id, event=event)
+
+    async def _end_in_row(
+        self, principal: Principal, dialog_id: str, session_id: str, message_id: str
+    ) -> Done | Failed | Stopped:
+        return await self._db.run(lambda: end_of(own_answer(principal, dialog_id, session_id, message_id)))
+
+    async def stop_turn(self, principal: Principal, dialog_id: str, session_id: str, message_id: str) -> None:
+        """End an answer and keep its text; returns when that is saved. One that has ended stays as it is."""
+        await self._end_in_row(principal, dialog_id, session_id, message_id)
+        await self._runner.stop(f"{session_id}/{message_id}", "stopped")
+
+    async def recover(self) -> int:
+        """At start, before turns begin: answers that a dead server left become `interrupted`; how many."""
+        return await self._lease.begin()
+
+    async def close(self, timeout_s: float) -> None:
+        """End all running answers as `interrupted` and save them, within `timeout_s`."""
+        beginning = set(self._beginning)
+        if beginning:
+            await asyncio.wait(beginning, timeout=timeout_s)
+        await self._runner.close(timeout_s)
+        await self._lease.close()
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()  # Half a surrogate pair is no text.
+
+
+def _message_id(given: str) -> str:
+    if len(given) > _LONGEST_ID:
+        raise InvalidInput(f"A message's id has at most {_LONGEST_ID} characters.", field="message_id")
+    return _storable(given) or new_message_id()
