@@ -3,18 +3,12 @@
 import re
 
 from rag.nlp.analysis import analyse
+from rag.nlp.function_words import CHINESE, ENGLISH
 
-_STOP_WORDS = """
-    a about after all also am an and any are as asked at based be been being both but by can could did do does doing
-    for from further give given had has have having he her here hers him his how i if in into is it its itself just
-    let me more most much many my no nor not now of off on once only or other our out over own please question
-    response answer relying details shown per primarily same she should show so some such tell than that the their
-    them then there these they this those through to too under until up upon use using very was we were what when
-    where whether which while who whom whose why will with would you your according name explain describe find
+_STOP_WORDS = f"""
+    {ENGLISH} {CHINESE}
     fy fiscal year usd million millions billion billions dollar dollars amount amounts end units unit
     spend spent hold held january february march april may june july august september october november december
-    的 了 在 是 和 与 吗 呢 什么 什 么 谁 哪 些 哪些 几 多少 多 少 如何 怎么 怎 为什么 为 何 被 有 个 请 问 于 以
-    对 中 之 这 那 其 及 或 都 也 就 它 他 她
 """
 # What reports call what questions ask for; a unit that holds all words of one name holds the thing.
 ALSO_CALLED: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = tuple(
