@@ -134,7 +134,7 @@ def build_services(
     documents = DocumentService(db, clock, blobs, queue, store, settings.ingest)
     chunks = ChunkService(db, clock)
     retriever = Retriever(store=store, chunks=chunks, settings=settings.retrieval, clock=clock)
-    retrieval = RetrievalService(db, retriever, models, clock)
+    retrieval = RetrievalService(db, retriever, models, clock, rerank_s=settings.retrieval.rerank_s)
     mcp = McpServers(settings.tools, clock)
     toolbox = Toolbox(settings.tools, DocumentReader(db), mcp)
     flags = Flags(settings.features.model_dump())

@@ -150,7 +150,7 @@ def _check_models(principal: Principal, llm: Mapping[str, Any], prompt: Mapping[
     if name is not None and not (isinstance(name, str) and models.exists(name, "chat", principal.tenant_id)):
         raise refused(f"`model_name` {name} doesn't exist")
     reranker = prompt.get("rerank_model")
-    if reranker and reranker not in _RERANKERS:
+    if reranker and reranker not in _RERANKERS and not models.exists(str(reranker), "rerank", principal.tenant_id):
         raise refused(f"`rerank_model` {reranker} doesn't exist")
 
 

@@ -36,7 +36,7 @@ async def retrieve(principal: Principal, /) -> Response:
         raise Refused(DATA_ERROR, "`question` is required.")
     page, size = whole_number(body.get("page", 1)), whole_number(body.get("page_size", 30))
     document_ids = await _documents(principal, body, scope.dataset_ids)
-    request = _request(body, scope.dataset_ids, document_ids, page=page, size=size)
+    request = _request(body, scope, document_ids, page=page, size=size)
     if not request.question.strip():
         return sdk_result({"total": 0, "chunks": [], "doc_aggs": {}})
     found = await services().retrieval.search(scope, request)
@@ -80,14 +80,14 @@ async def _documents(principal: Principal, body: dict[str, Any], dataset_ids: tu
 
 
 def _request(
-    body: dict[str, Any], dataset_ids: tuple[str, ...], document_ids: tuple[str, ...], *, page: int, size: int
+    body: dict[str, Any], scope: SearchScope, document_ids: tuple[str, ...], *, page: int, size: int
 ) -> RetrievalRequest:
     threshold = number(body.get("similarity_threshold", 0.2))
     weight = number(body.get("vector_similarity_weight", 0.3))
     top_k = whole_number(body.get("top_k", 1024))
-    if body.get("rerank_id"):
-        named = _model_and_provider(str(body["rerank_id"]))
-        raise uncaught(repr_texts.failed_lookup(f"Model({named}) not authorized"))
+    reranker = str(body.get("rerank_id") or "")
+    if reranker and not services().models.exists(reranker, "rerank", scope.tenant_id):
+        raise uncaught(repr_texts.failed_lookup(f"Model({_model_and_provider(reranker)}) not authorized"))
     if top_k <= 0:
         raise uncaught(repr_texts.NO_CANDIDATES)
     if size == 0:
@@ -97,7 +97,7 @@ def _request(
     question = body["question"]
     return RetrievalRequest(
         question="" if question is None else str(question)[:LONGEST_QUESTION_CHARS],
-        dataset_ids=dataset_ids,
+        dataset_ids=scope.dataset_ids,
         document_ids=document_ids,
         page=max(page, 1),
         page_size=size,
@@ -105,6 +105,7 @@ def _request(
         vector_similarity_weight=weight,
         top_k=min(top_k, _MOST_CANDIDATES),
         highlight=str(body.get("highlight", True)) not in ("False", "false") or isinstance(body.get("highlight"), bool),
+        rerank_id=reranker,
     )
 
 

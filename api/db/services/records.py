@@ -162,8 +162,8 @@ class ChunkPage:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetrievalRequest:
     """`similarity_threshold` on the absolute score; `vector_similarity_weight` is w of
-    `w * cosine + (1 - w) * term share`. `document_ids` empty means all. `rerank_id` names a reranking model, whose score
-    then takes the cosine's place."""
+    `w * cosine + (1 - w) * term share`. `document_ids` empty means all. `rerank_id` names a reranking model, whose
+    score then takes the cosine's place."""
 
     question: str
     dataset_ids: tuple[str, ...]

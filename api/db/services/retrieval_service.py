@@ -9,6 +9,7 @@ from api.db.database import Database
 from api.db.services.chunk_rows import hidden_versions
 from api.db.services.owned import dataset_places, in_groups
 from api.db.services.records import RetrievalRequest
+from api.db.services.reranking import WINDOW, Asked, Similarity, reranked
 from api.db.tables import Document
 from rag.core.blocking import Lane
 from rag.core.clock import Clock
@@ -57,6 +58,7 @@ class QuestionEmbedders(Protocol):
     def bundle_embed(
         self, name: str = "", *, tenant_id: str = "", purpose: str = "embed", key_id: str = ""
     ) -> QuestionEmbedder: ...
+    def bundle_rerank(self, name: str = "", *, tenant_id: str = "", key_id: str = "") -> Similarity: ...
     def embedder(self, name: str, tenant_id: str = "") -> Embedder: ...
     async def measure(self, embedding_model: str, tenant_id: str = "") -> int: ...
 
@@ -76,7 +78,10 @@ class _Asked:
 class RetrievalService:
     """Owner-checks every dataset and document of a request, then asks the retriever."""
 
-    def __init__(self, db: Database, retriever: Retriever, models: QuestionEmbedders, clock: Clock) -> None:
+    def __init__(
+        self, db: Database, retriever: Retriever, models: QuestionEmbedders, clock: Clock, *, rerank_s: float = 5.0
+    ) -> None:
+        self._rerank_s = rerank_s
         self._db = db
         self._clock = clock
         self._retriever = retriever
@@ -110,16 +115,45 @@ class RetrievalService:
     async def search(self, scope: SearchScope, request: RetrievalRequest) -> Retrieved:
         """`retrieve` in a scope that is known; the caller has checked that `request.document_ids` lie in it.
 
+        With `request.rerank_id` the best `WINDOW` passages are ordered by that model, the threshold works on the
+        `similarity` that its score is part of, and pages are cut from them. A model that fails or is late changes
+        nothing.
+
         Raises:
-            NotFound, Conflict: a dataset went, or moved, while this waited for its turn.
+            NotFound, Conflict: a dataset went, or moved, while this waited for its turn; or there is no such model.
             StoreUnavailable, ModelError: the index or the embedding model did not answer.
         """
+        if request.rerank_id and request.question.strip():
+            return await self._reranked(scope, request)
+        return await self._plain(scope, request)
+
+    async def _reranked(self, scope: SearchScope, request: RetrievalRequest) -> Retrieved:
+        model = self._models.bundle_rerank(request.rerank_id, tenant_id=scope.tenant_id, key_id=scope.key_id)
+        size = max(WINDOW, request.page_size)
+        found = await self._plain(scope, replace(request, page=1, page_size=size, similarity_threshold=0.0))
+        began_s = self._clock.monotonic()
+        weight = request.vector_similarity_weight
+        asked = Asked(question=request.question, weight=weight, timeout_s=self._rerank_s)
+        ordered = await reranked(model, found.hits, asked)
+        if ordered is None:
+            return await self._plain(scope, request)
+        kept = [hit for hit in ordered if hit.similarity >= request.similarity_threshold]
+        kept.sort(key=lambda hit: -hit.similarity)
+        start = (request.page - 1) * request.page_size
+        took_ms = 1000 * (self._clock.monotonic() - began_s)
+        return Retrieved(
+            hits=tuple(kept[start : start + request.page_size]),
+            total=len(kept),
+            timings_ms=found.timings_ms | {"rerank": took_ms, "total": found.timings_ms.get("total", 0.0) + took_ms},
+        )
+
+    async def _plain(self, scope: SearchScope, request: RetrievalRequest) -> Retrieved:
         asked = await self._asked(await self._fresh(scope), request.question[:LONGEST_QUESTION_CHARS])
         async with self._turns:
             scope = await self._fresh(asked.scope)
             if scope.embedding_model == asked.scope.embedding_model:
                 return await self._searched(scope, request, asked)
-        return await self.search(scope, request)
+        return await self._plain(scope, request)
 
     async def _asked(self, scope: SearchScope, question: str) -> "_Asked":
         """What is made ready before a turn comes. A model elsewhere embeds now: it may answer late or never, and who

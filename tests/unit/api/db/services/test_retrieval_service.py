@@ -4,13 +4,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from api.db.services.records import RetrievalRequest
 from api.db.services.retrieval_service import SCOPE_S, SEARCHES_AT_ONCE, RetrievalService
 from api.db.tables import Dataset, DocumentVersion
-from rag.core.errors import Conflict, InvalidInput, NotFound
+from rag.core.errors import Conflict, InvalidInput, ModelOverloaded, NotFound
 from rag.core.types import Retrieved
-from rag.llm.base import Embedded
+from rag.llm.base import Embedded, Reranked
+from tests.unit.api.db.services.talk import CASH, DEBT, RAIN, hits
 from tests.unit.api.db.services.world import ANN, BOB, World
 
 
@@ -192,3 +194,80 @@ async def test_a_dataset_that_moves_to_another_model_meanwhile_is_asked_with_tha
         slow.gate.set()
     assert models.names[1:] == ["new@P"]
     assert [asked["place"] for asked in retriever.asked] == ["t_new"]
+
+
+class Reranks:
+    """A bundle of a reranking model that knows the scores."""
+
+    def __init__(self, *scores: float, wait_s: float = 0.0, error: Exception | None = None) -> None:
+        self.scores = scores
+        self.wait_s = wait_s
+        self.error = error
+        self.asked: list[tuple[str, list[str]]] = []
+
+    async def similarity(self, question: str, passages: Any) -> Reranked:
+        self.asked.append((question, list(passages)))
+        await asyncio.sleep(self.wait_s)
+        if self.error is not None:
+            raise self.error
+        return Reranked(scores=np.asarray(self.scores[: len(passages)], dtype=np.float32), tokens=1)
+
+
+class Reranking(Models):
+    def __init__(self, model: Reranks) -> None:
+        super().__init__()
+        self.model = model
+        self.reranked_for: list[tuple[str, str, str]] = []
+
+    def bundle_rerank(self, name: str = "", *, tenant_id: str = "", key_id: str = "") -> Reranks:
+        self.reranked_for.append((name, tenant_id, key_id))
+        return self.model
+
+
+class Finds(Retriever):
+    """Finds always the same."""
+
+    async def retrieve(self, place: Any, **options: Any) -> Retrieved:
+        await super().retrieve(place, **options)
+        found = [hit for hit in hits(CASH, DEBT, RAIN) if hit.similarity >= options["threshold"]]
+        return Retrieved(hits=tuple(found[: options["page_size"]]), total=len(found), timings_ms={"total": 1.0})
+
+
+async def reranked(world: World, model: Reranks, **changes: Any) -> tuple[Retrieved, Finds, Reranking]:
+    dataset, finds, models = await world.dataset(), Finds(), Reranking(model)
+    service = RetrievalService(world.db, finds, models, world.clock, rerank_s=0.05)  # type: ignore[arg-type]  # fakes
+    asked = replace(request(dataset.id), rerank_id="ranks@Acme", **changes)
+    return await service.retrieve(ANN, asked), finds, models
+
+
+async def test_a_reranking_model_orders_and_its_score_counts(world: World) -> None:
+    model = Reranks(0.1, 0.4, 0.9)
+    found, finds, models = await reranked(world, model, similarity_threshold=0.38, vector_similarity_weight=0.5)
+    assert [hit.chunk.content for hit in found.hits] == [RAIN, DEBT]
+    assert [round(hit.vector_similarity, 3) for hit in found.hits] == [0.9, 0.4]
+    assert [round(hit.similarity, 3) for hit in found.hits] == [0.65, 0.4]
+    assert found.total == 2
+    assert model.asked == [("cash", [CASH, DEBT, RAIN])]
+    assert models.reranked_for == [("ranks@Acme", ANN.tenant_id, ANN.key_id)]
+    assert finds.asked[0]["page_size"] >= 64
+    assert found.timings_ms["rerank"] >= 0
+
+
+async def test_pages_are_cut_from_one_reranked_order(world: World) -> None:
+    pages = [await reranked(world, Reranks(0.1, 0.4, 0.9), page=page, page_size=2) for page in (1, 2, 3)]
+    assert [[hit.chunk.content for hit in found.hits] for found, _, _ in pages] == [[RAIN, DEBT], [CASH], []]
+    assert {found.total for found, _, _ in pages} == {3}
+
+
+@pytest.mark.parametrize("model", [Reranks(1, wait_s=5), Reranks(error=ModelOverloaded("busy"))])
+async def test_a_reranking_model_that_gives_nothing_in_time_has_no_effect(world: World, model: Reranks) -> None:
+    with capture_logs() as logs:
+        found, _, _ = await reranked(world, model, page_size=2)
+    assert [hit.chunk.content for hit in found.hits] == [CASH, DEBT]
+    assert [entry["event"] for entry in logs] == ["reranking_failed"]
+
+
+async def test_an_empty_question_asks_no_reranking_model(world: World) -> None:
+    model = Reranks(0.1)
+    await reranked(world, model, question="  ")
+    assert model.asked == []
