@@ -4,12 +4,12 @@ What is fixed comes first (system text, question), then sources, best first and 
 as is left; a quarter of the room is kept for a history that needs it. Sources are numbered here, once.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from api.db.services.dialog_brief import KNOWLEDGE
-from rag.core.types import ChunkText, CitedChunk, Hit, Reference, Turn
+from api.db.services.dialog_sources import Numbered, cited_chunk, harmless, shown_safe, source_text, source_texts
+from rag.core.types import ChunkText, Hit, Reference, Turn
 from rag.llm.base import ModelInfo, Sampling
 from rag.nlp import budget
 from rag.nlp.budget import TURN_TOKENS, Count
@@ -19,7 +19,6 @@ from rag.prompts.loader import Prompts, fill, has_slot
 _HISTORY_SHARE = 4
 _RESERVED_SHARE = 2
 _LEAST_CUT_TOKENS = 32
-_TAG = re.compile(r"<(?=\s*/?\s*source\b)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +81,7 @@ def prepare(material: Material, *, prompts: Prompts, info: ModelInfo, count: Cou
     return PreparedPrompt(
         turns=turns,
         reference=_reference(placed, material.total),
-        passages=tuple(hit.chunk for hit in placed),
+        passages=tuple(shown_safe(hit.chunk) for hit in placed),
         sampling=sampling,
         shown=f"{system}\n\n### Question\n{material.question}",
         dropped=len(history) - len(kept),
@@ -133,7 +132,8 @@ def _at_most(history: Sequence[Turn], limit: int, count: Count) -> int:
 
 
 def _place(hits: Sequence[Hit], room: int, prompts: Prompts, count: Count) -> tuple[list[str], list[Hit]]:
-    """The sources that fit, numbered from 0 in rank order. If not even one does, the best is cut to fit."""
+    """The sources that fit, numbered from 0 in rank order; neighbours are shown as one. If not even one fits, the best
+    is cut."""
     if not hits:
         return [], []
     room -= count(_knowledge(prompts, [""]))
@@ -141,48 +141,16 @@ def _place(hits: Sequence[Hit], room: int, prompts: Prompts, count: Count) -> tu
     costs = [count(source_text(number, hit.chunk)) + 2 for number, hit in enumerate(hits)]
     taken = [hits[index] for index in budget.place_whole(costs, room)]
     if taken:
-        return [source_text(number, hit.chunk) for number, hit in enumerate(taken)], taken
+        numbered: list[Numbered] = [(number, hit.chunk) for number, hit in enumerate(taken)]
+        return source_texts(numbered), taken
     if room < _LEAST_CUT_TOKENS:
         return [], []
     best = hits[0].chunk
     frame = count(source_text(0, replace(best, content=""))) + 2
-    cut = replace(best, content=budget.cut_text(best.content, room - frame, count))
+    cut = replace(best, content=budget.cut_text(harmless(best.content), room - frame, count))
     return ([source_text(0, cut)], [hits[0]]) if cut.content else ([], [])
-
-
-def source_text(number: int, chunk: ChunkText) -> str:
-    """A source as the model reads it. Its text cannot end its own fence or begin another."""
-    lines = [f"<source id={number}>", f"Title: {_one_line(chunk.document_name)}"]
-    if chunk.positions:
-        lines.append(f"Page: {chunk.positions[0].page}")
-    if chunk.heading_path:
-        lines.append(f"Section: {_one_line(' > '.join(chunk.heading_path))}")
-    return "\n".join([*lines, "Content:", _TAG.sub("‹", chunk.content), "</source>"])
-
-
-def _one_line(text: str) -> str:
-    return _TAG.sub("‹", " ".join(text.split()))
 
 
 def _reference(placed: Sequence[Hit], total: int) -> Reference:
     chunks = tuple(cited_chunk(index, hit) for index, hit in enumerate(placed))
     return Reference(total=total if chunks else 0, chunks=chunks, documents=count_documents(chunks, frozenset()))
-
-
-def cited_chunk(index: int, hit: Hit) -> CitedChunk:
-    """The hit as source number `index`."""
-    chunk = hit.chunk
-    return CitedChunk(
-        index=index,
-        chunk_id=chunk.chunk_id,
-        document_id=chunk.document_id,
-        document_name=chunk.document_name,
-        dataset_id=chunk.dataset_id,
-        content=chunk.content,
-        positions=chunk.positions,
-        similarity=hit.similarity,
-        vector_similarity=hit.vector_similarity,
-        term_similarity=hit.term_similarity,
-        image_id=chunk.image_id,
-        kind=chunk.kind,
-    )

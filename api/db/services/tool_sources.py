@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from api.db.services.dialog_prompt import cited_chunk, source_text
+from api.db.services.dialog_sources import cited_chunk, source_text
 from api.db.services.document_reader import Part, Reading
 from rag.core.blocking import Lane, run_in
 from rag.core.errors import InvalidInput
