@@ -5,7 +5,7 @@ from typing import Any, Literal, Protocol
 
 from api.db.database import Database
 from api.db.services.assistant_defaults import COLUMNS, LLM, PROMPT
-from api.db.services.names import clean_label, normalise
+from api.db.services.names import clean_label, deduplicate, normalise
 from api.db.services.owned import in_groups, split_duplicates
 from api.db.services.owned_chats import DELETED, chat_named, chat_record, live_chats, own_chat
 from api.db.services.records import BatchResult, DatasetRecord, DialogRecord, Page
@@ -13,7 +13,7 @@ from api.db.services.row_limits import check_fits
 from api.db.services.row_pages import page_of
 from api.db.tables import Dialog, Tenant
 from rag.core.clock import Clock, now_ms
-from rag.core.errors import Conflict, InvalidInput, LimitExceeded
+from rag.core.errors import Conflict, InvalidInput, LimitExceeded, NotFound
 from rag.core.ids import new_id
 from rag.core.types import Principal
 
@@ -48,11 +48,14 @@ class AssistantService:
         self._datasets = knowledgebases
         self._models = models
 
-    async def create(self, principal: Principal, fields: Mapping[str, Any]) -> DialogRecord:
+    async def create(self, principal: Principal, fields: Mapping[str, Any], *, as_page: bool = False) -> DialogRecord:
         """Make a chat. Fields left out get their defaults; so does each key of `prompt_config`.
 
         A sent `llm_setting` is kept exactly. Without `llm_id` the tenant's chat model is used, or the server's.
 
+        Args:
+            as_page: As the page makes chats: a taken name gets a number, datasets may have no chunks yet, the model may
+                be added later, and the prompt is kept as it is sent, unchecked.
         Raises:
             NotFound: kind `dataset`: one is not the principal's.
             Conflict: field `dataset_ids` (no chunks; fact `id`), `embedding_model` (they differ) or `name` (taken).
@@ -62,22 +65,25 @@ class AssistantService:
         """
         _check_known(fields)
         given = {key: value for key, value in fields.items() if value is not None}
-        dataset_ids = await self._checked_datasets(principal, given.get("dataset_ids", ()))
-        model = self._checked_model(principal, given.get("llm_id") or await self._default_model(principal))
+        dataset_ids = await self._checked_datasets(principal, given.get("dataset_ids", ()), as_page=as_page)
+        model = given.get("llm_id") or await self._default_model(principal)
         name = _checked_name(given.get("name", ""))
-        prompt = _with_defaults(given.get("prompt_config") or {})
-        check_variables(prompt)
+        prompt = dict(given.get("prompt_config") or {})
+        if not as_page:
+            self._check_model(principal, model)
+            prompt = _with_defaults(prompt)
+            check_variables(prompt)
         columns = {key: given.get(key, default) for key, default in COLUMNS.items()}
-        check_fits(Dialog, columns)
+        check_fits(Dialog, columns | {"llm_id": model})
 
         def write() -> DialogRecord:
-            _check_free(principal, name)
+            free = _free_name(principal, name, numbered=as_page)
             now = now_ms(self._clock)
             row = Dialog.create(
                 id=new_id(),
                 tenant_id=principal.tenant_id,
-                name=name,
-                live_name=normalise(name),
+                name=free,
+                live_name=normalise(free),
                 llm_id=model,
                 llm_setting=given.get("llm_setting", dict(LLM)),
                 prompt_config=prompt,
@@ -90,9 +96,13 @@ class AssistantService:
 
         return await self._db.write(write)
 
-    async def update(self, principal: Principal, dialog_id: str, changes: Mapping[str, Any]) -> DialogRecord:
+    async def update(
+        self, principal: Principal, dialog_id: str, changes: Mapping[str, Any], *, as_page: bool = False
+    ) -> DialogRecord:
         """Store `changes` (final values; what is not named stays) and return the chat.
 
+        Args:
+            as_page: As in `create`, but for the prompt, which is checked.
         Raises:
             NotFound: no such chat, or kind `dataset`.
             Conflict, InvalidInput, LimitExceeded: as `create`.
@@ -101,9 +111,9 @@ class AssistantService:
         _check_known(changes)
         changed = {key: value for key, value in changes.items() if value is not None}
         if "dataset_ids" in changed:
-            changed["dataset_ids"] = await self._checked_datasets(principal, changed["dataset_ids"])
-        if "llm_id" in changed:
-            self._checked_model(principal, changed["llm_id"])
+            changed["dataset_ids"] = await self._checked_datasets(principal, changed["dataset_ids"], as_page=as_page)
+        if "llm_id" in changed and not as_page:
+            self._check_model(principal, changed["llm_id"])
         if "name" in changed:
             changed["name"] = _checked_name(changed["name"])
         if "prompt_config" in changed:
@@ -113,7 +123,7 @@ class AssistantService:
         def write() -> DialogRecord:
             row = own_chat(principal, dialog_id)
             if "name" in changed and normalise(changed["name"]) != row.live_name:
-                _check_free(principal, changed["name"])
+                changed["name"] = _free_name(principal, changed["name"], numbered=as_page)
                 row.live_name = normalise(changed["name"])
             for key, value in changed.items():
                 setattr(row, key, value)
@@ -138,6 +148,23 @@ class AssistantService:
                 query = query.where(Dialog.live_name == normalise(name))
             rows, _ = page_of(query, Dialog, DialogRecord, page)
             return [chat_record(row) for row in rows]
+
+        return await self._db.run(read)
+
+    async def search(self, principal: Principal, page: Page, keywords: str = "") -> tuple[Records, int]:
+        """The principal's chats on `page` whose name holds `keywords` (compared normalised), and how many there are.
+
+        Raises:
+            InvalidInput: as `list`.
+        """
+        words = normalise(clean_label(keywords))
+
+        def read() -> tuple[Records, int]:
+            query = Dialog.select().where(live_chats(principal))
+            if words:
+                query = query.where(Dialog.live_name.contains(words))
+            rows, total = page_of(query, Dialog, DialogRecord, page)
+            return [chat_record(row) for row in rows], total
 
         return await self._db.run(read)
 
@@ -172,21 +199,43 @@ class AssistantService:
         unknown = tuple(each for each in wanted if each not in frozenset(done))
         return BatchResult(done=tuple(done), unknown=unknown, duplicates=duplicates)
 
-    async def _checked_datasets(self, principal: Principal, dataset_ids: Sequence[str]) -> tuple[str, ...]:
+    async def delete_together(self, principal: Principal, ids: Sequence[str]) -> None:
+        """Delete all of these chats, or none; one that was deleted before stays so.
+
+        Raises:
+            NotFound: kind `chat`: one never was the principal's.
+        """
+        wanted = tuple(dict.fromkeys(ids))
+
+        def write() -> None:
+            for group in in_groups(wanted):
+                own = (Dialog.tenant_id == principal.tenant_id) & Dialog.id.in_(group)
+                found = {row.id for row in Dialog.select(Dialog.id).where(own)}
+                for each in group:
+                    if each not in found:
+                        raise NotFound("chat", each)
+            for group in in_groups(wanted):
+                changed = Dialog.update(status=DELETED, live_name=None, update_time=now_ms(self._clock))
+                changed.where(live_chats(principal) & Dialog.id.in_(group)).execute()
+
+        await self._db.write(write)
+
+    async def _checked_datasets(
+        self, principal: Principal, dataset_ids: Sequence[str], *, as_page: bool
+    ) -> tuple[str, ...]:
         models: set[str] = set()
         for dataset_id in dataset_ids:
             dataset = await self._datasets.get(principal, dataset_id)
-            if dataset.chunk_count == 0:
+            if dataset.chunk_count == 0 and not as_page:
                 raise Conflict(f"The dataset {dataset_id!r} has no chunks yet.", field="dataset_ids", id=dataset_id)
             models.add(dataset.embedding_model)
         if len(models) > 1:
             raise Conflict("The datasets use different embedding models.", field="embedding_model")
         return tuple(dataset_ids)
 
-    def _checked_model(self, principal: Principal, name: Any) -> str:
+    def _check_model(self, principal: Principal, name: Any) -> None:
         if not isinstance(name, str) or not self._models.exists(name, "chat", principal.tenant_id):
             raise InvalidInput(f"There is no chat model {name!r}.", field="llm_id")
-        return name
 
     async def _default_model(self, principal: Principal) -> str:
         """The tenant's chat model while it can be used, else the server's."""
@@ -236,9 +285,19 @@ def _checked_name(name: Any) -> str:
     return cleaned
 
 
-def _check_free(principal: Principal, name: str) -> None:
-    taken = Dialog.select(Dialog.id).where(
-        (Dialog.tenant_id == principal.tenant_id) & (Dialog.live_name == normalise(name))
-    )
-    if taken.exists():
+def _free_name(principal: Principal, name: str, *, numbered: bool) -> str:
+    """`name` where no live chat has it, else, if `numbered`, the next one that is free.
+
+    Raises:
+        Conflict: it is taken. LimitExceeded: it is too long with its number.
+    """
+
+    def taken(candidate: str) -> bool:
+        same = (Dialog.tenant_id == principal.tenant_id) & (Dialog.live_name == normalise(candidate))
+        return bool(Dialog.select(Dialog.id).where(same).exists())
+
+    if numbered:
+        return _checked_name(deduplicate(name, taken))
+    if taken(name):
         raise Conflict(f"A chat {name!r} already exists.", field="name")
+    return name

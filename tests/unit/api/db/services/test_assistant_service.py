@@ -186,3 +186,63 @@ async def test_what_fits_no_row_is_refused_on_every_engine(talk: Talk, field: st
         await talk.assistants.update(ANN, chat.id, {field: value})
     with pytest.raises(InvalidInput):
         await talk.assistants.update(ANN, chat.id, {"top_k": -(2**31) - 1})
+
+
+async def test_the_page_makes_chats_of_what_is_there(talk: Talk, world: World) -> None:
+    dataset = await world.dataset()
+    sent = {
+        "name": "a",
+        "dataset_ids": [dataset.id],
+        "llm_id": "later@Nowhere",
+        "prompt_config": {"system": "no slot", "parameters": [{"key": "knowledge", "optional": False}]},
+    }
+    first = await talk.assistants.create(ANN, sent, as_page=True)
+    again = await talk.assistants.create(ANN, sent, as_page=True)
+    third = await talk.assistants.create(ANN, sent | {"name": "A"}, as_page=True)
+    assert [first.name, again.name, third.name] == ["a", "a(1)", "A(2)"]
+    assert (first.dataset_ids, first.llm_id) == ((dataset.id,), "later@Nowhere")
+    assert first.prompt_config == sent["prompt_config"]
+
+
+async def test_the_page_renames_around_taken_names_and_checks_the_prompt(talk: Talk) -> None:
+    await talk.assistants.create(ANN, {"name": "a"})
+    second = await talk.assistants.create(ANN, {"name": "b"})
+    renamed = await talk.assistants.update(ANN, second.id, {"name": "a", "llm_id": "x@Y"}, as_page=True)
+    assert (renamed.name, renamed.llm_id) == ("a(1)", "x@Y")
+    prompt = {"system": "", "parameters": [{"key": "a", "optional": False}]}
+    with pytest.raises(InvalidInput):
+        await talk.assistants.update(ANN, second.id, {"prompt_config": prompt}, as_page=True)
+    with pytest.raises(LimitExceeded):
+        await talk.assistants.update(ANN, second.id, {"llm_id": "x" * 256}, as_page=True)
+
+
+async def test_a_number_may_make_a_name_too_long(talk: Talk) -> None:
+    await talk.assistants.create(ANN, {"name": "x" * 255})
+    with pytest.raises(LimitExceeded):
+        await talk.assistants.create(ANN, {"name": "x" * 255}, as_page=True)
+
+
+async def test_chats_are_found_by_words_of_their_name(talk: Talk) -> None:
+    for name in ("Annual report", "REPORTS 50%", "other"):
+        await talk.assistants.create(ANN, {"name": name})
+    await talk.assistants.create(BOB, {"name": "report of Bob"})
+    found, total = await talk.assistants.search(ANN, Page(order_by="name", descending=False), "Report")
+    assert ([chat.name for chat in found], total) == (["Annual report", "REPORTS 50%"], 2)
+    found, total = await talk.assistants.search(ANN, Page(size=1, order_by="name", descending=False), "report")
+    assert ([chat.name for chat in found], total) == (["Annual report"], 2)
+    assert [chat.name for chat in (await talk.assistants.search(ANN, Page(), "0%"))[0]] == ["REPORTS 50%"]
+    assert await talk.assistants.search(ANN, Page(), "x_") == ([], 0)
+    assert (await talk.assistants.search(ANN, Page()))[1] == 3
+
+
+async def test_chats_are_deleted_together_or_not_at_all(talk: Talk) -> None:
+    mine = [(await talk.assistants.create(ANN, {"name": name})).id for name in "ab"]
+    his = (await talk.assistants.create(BOB, {"name": "c"})).id
+    for foreign in (his, "nothing"):
+        with pytest.raises(NotFound):
+            await talk.assistants.delete_together(ANN, [*mine, foreign])
+    assert (await talk.assistants.search(ANN, Page()))[1] == 2
+    await talk.assistants.delete_together(ANN, [*mine, mine[0]])
+    await talk.assistants.delete_together(ANN, mine)
+    assert await talk.assistants.search(ANN, Page()) == ([], 0)
+    await talk.assistants.create(ANN, {"name": "a"})
