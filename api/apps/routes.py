@@ -3,7 +3,20 @@
 from quart import Blueprint
 
 from api.apps import llm_app, openai_app, page_app, system_app, user_app
-from api.apps.sdk import chat, chats_openai, chunk, completion, dataset, doc, progress, retrieval, session, stats
+from api.apps.sdk import (
+    ask,
+    bots,
+    chat,
+    chats_openai,
+    chunk,
+    completion,
+    dataset,
+    doc,
+    progress,
+    retrieval,
+    session,
+    stats,
+)
 
 BLUEPRINTS: tuple[Blueprint, ...] = (
     system_app.bp,
@@ -18,6 +31,8 @@ BLUEPRINTS: tuple[Blueprint, ...] = (
     chat.bp,
     session.bp,
     completion.bp,
+    ask.bp,
+    bots.bp,
     chats_openai.bp,
     openai_app.bp,
     stats.bp,

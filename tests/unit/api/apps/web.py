@@ -50,11 +50,10 @@ class Web:
     settings: Settings
 
     async def send(self, method: str, path: str, who: Person | None = None, **arguments: Any) -> Response:
-        """One request; with `who` by API key, or by what `headers` say."""
+        """One request; with `who` by the credential that the path takes, or by what `headers` say."""
         headers = dict(arguments.pop("headers", {}))
         if who is not None:
-            by_login = path.startswith(("/v1/user", "/v1/system", "/v1/llm"))
-            headers = who.headers("login" if by_login else "key") | headers
+            headers = who.headers(_credential(path)) | headers
         if "content" in arguments:
             arguments["data"] = arguments.pop("content")
             headers.setdefault("Content-Type", "application/json")
@@ -89,6 +88,14 @@ class Web:
             )
             documents.append(reply["data"][0]["id"])
         return dataset, documents
+
+
+def _credential(path: str) -> str:
+    """What opens `path`."""
+    if path.startswith(("/api/v1/chatbots", "/api/v1/searchbots", "/v1/conversation/getsse")):
+        return "share"
+    by_login = path.startswith(("/v1/user", "/v1/system", "/v1/llm", "/v1/dialog", "/v1/conversation"))
+    return "login" if by_login else "key"
 
 
 def multipart(*parts: tuple[str, str | None, bytes]) -> tuple[bytes, str]:

@@ -1,0 +1,118 @@
+"""Chat bots and search bots: what a share token opens (sessions.md section 10). It opens chats and datasets of its own
+tenant; sessions that are made with it are kept apart from the tenant's own, and out of each other's way by ids that
+nobody can guess."""
+
+from typing import Any, NoReturn
+
+from quart import Blueprint, Response
+
+from api.apps import repr_texts
+from api.apps.ask_models import AskKnowledge, RelatedTo, RetrievalTest, SearchApp
+from api.apps.ask_wire import answer_from, not_supported, own_datasets, refuse_search_app
+from api.apps.auth import marked, share_required
+from api.apps.body import required
+from api.apps.context import services
+from api.apps.envelope import json_result, sdk_result, uncaught
+from api.apps.openapi import describe
+from api.apps.retrieval_test import search_datasets
+from api.apps.sdk.lists import refused
+from rag.core.errors import NotFound
+from rag.core.types import Principal
+
+bp = Blueprint("bots", __name__, url_prefix="/api/v1")
+
+
+@bp.get("/chatbots/<chat_id>/info")
+@share_required
+@describe(tag="bots")
+async def chatbot_info(principal: Principal, chat_id: str) -> Response:
+    """Name, picture and first message of a chat."""
+    try:
+        chat = await services().assistants.get(principal, chat_id)
+    except NotFound as error:
+        raise refused(f"Can't find dialog by ID: {chat_id}") from error
+    opener = str(chat.prompt_config.get("prologue") or "")
+    return sdk_result({"title": chat.name, "avatar": chat.icon, "prologue": opener})
+
+
+@bp.post("/searchbots/ask")
+@marked("share")
+@describe(request=AskKnowledge, tag="bots")
+async def searchbot_ask() -> Response:
+    """Ask datasets; the answer is streamed and not stored."""
+    # The contract looks for these before it looks at the token.
+    body = await required("question", "kb_ids")
+    reply: Response = await _asked(body)
+    return reply
+
+
+@share_required
+async def _asked(principal: Principal, body: dict[str, Any]) -> Response:
+    return await ask_knowledge(principal, body)
+
+
+@bp.post("/searchbots/retrieval_test")
+@share_required
+@describe(request=RetrievalTest, tag="bots")
+async def searchbot_retrieval(principal: Principal) -> Response:
+    """Search datasets; the best chunks first."""
+    return await search_datasets(principal, await required("kb_id", "question"))
+
+
+@bp.post("/searchbots/related_questions")
+@share_required
+@describe(request=RelatedTo, tag="bots")
+async def searchbot_related(principal: Principal) -> Response:
+    """Questions that may come next after a question."""
+    return await relate(principal, await required("question"))
+
+
+@bp.post("/searchbots/mindmap")
+@share_required
+@describe(request=AskKnowledge, tag="bots")
+async def searchbot_mindmap(principal: Principal) -> Response:
+    """Not supported."""
+    refuse_map(await required("question", "kb_ids"))
+
+
+@bp.get("/searchbots/detail")
+@share_required
+@describe(query=SearchApp, tag="bots")
+async def searchbot_detail(principal: Principal) -> Response:
+    """Not supported."""
+    raise not_supported("Search apps are")
+
+
+async def ask_knowledge(principal: Principal, body: dict[str, Any]) -> Response:
+    """The streamed answer of page and search bots, whose body has `question` and `kb_ids`.
+
+    Raises:
+        Refused: 100, they are of a wrong type, or no dataset is named; 102, a search app is; 103, a dataset is not
+            the principal's.
+    """
+    refuse_search_app(body)
+    question, ids = body["question"], body["kb_ids"]
+    if not isinstance(question, str):
+        raise uncaught(repr_texts.wrong_type("question must be text", question))
+    if not ids:
+        raise uncaught(repr_texts.NO_DATASET)
+    if not isinstance(ids, list):
+        raise uncaught(repr_texts.not_iterable(ids))
+    datasets = await own_datasets(principal, ids)
+    return answer_from(principal, [each.id for each in datasets], question)
+
+
+async def relate(principal: Principal, body: dict[str, Any]) -> Response:
+    """The related questions of page and search bots, whose body has `question`."""
+    refuse_search_app(body)
+    question = body["question"]
+    if not isinstance(question, str):
+        raise uncaught(repr_texts.wrong_type("question must be text", question))
+    return json_result(await services().related.questions(principal, question))
+
+
+def refuse_map(body: dict[str, Any]) -> NoReturn:
+    """What is said where a mind map is asked for, whose body has `question` and `kb_ids`."""
+    if not body["kb_ids"]:
+        raise uncaught(repr_texts.NO_DATASET)
+    raise not_supported("Mind maps are")
