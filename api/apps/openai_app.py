@@ -87,7 +87,6 @@ async def model(principal: Principal, name: str) -> Response:
 async def chat_completions(principal: Principal) -> Response:
     """Answer a conversation; citations are annotations of type `url_citation`."""
     body = await read(ChatBody)
-    body.refuse_what_we_cannot()
     if body.chat_model and not services().models.exists(body.chat_model, "chat", principal.tenant_id):
         raise InvalidInput(f"There is no chat model {body.chat_model!r}.", param="chat_model")
     try:
@@ -117,6 +116,7 @@ async def chat_completions(principal: Principal) -> Response:
             answer.usage,
             finish=answer.finish,
             reasoning=answer.thoughts,
+            calls=answer.calls,
         )
     )
 
@@ -125,10 +125,12 @@ def _events(
     principal: Principal, source: DialogRecord | DatasetRecord, body: ChatBody, message_id: str
 ) -> AsyncGenerator[DialogEvent, None]:
     dialogs = services().dialogs
-    options = AskOptions(sampling=_sampling(body))
+    options = AskOptions(sampling=_sampling(body), form=body.form)
     if isinstance(source, DatasetRecord):
         model = body.chat_model or ""
         return dialogs.ask(principal, (source.id,), body.turns, options, model=model, message_id=message_id)
+    # A chat leaves system messages of the conversation out: its own come first, and those of the request follow.
+    options = replace(options, wishes=body.wishes)
     chat = replace(source, llm_id=body.chat_model) if body.chat_model else source
     return dialogs.chat(principal, chat, body.turns, options=options, message_id=message_id)
 

@@ -1,6 +1,7 @@
 """Bodies of the OpenAI faces, validated; what we cannot do is refused by name instead of ignored."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import orjson
@@ -9,7 +10,9 @@ from quart import request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from api.apps.context import services
-from api.apps.openai_parts import MOST_PICTURES, Content
+from api.apps.openai_parts import MOST_PICTURES, Content, Contents
+from api.apps.openai_tools import CallPart, Choice, FunctionTool, ResponseFormat, reply_form
+from api.db.services.dialog_brief import ReplyForm
 from rag.core.blocking import Lane, run_in
 from rag.core.errors import InvalidInput, LimitExceeded
 from rag.core.types import Turn
@@ -25,28 +28,44 @@ _LONGEST_INPUT_CHARS = 1_200_000
 class Body(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
+    def settle(self) -> None:
+        """What is left to check and to make; done where the body is read, which is in a thread for long ones."""
+
 
 class Message(Body):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Content
+    """Only an assistant's message that calls tools may have no content."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content | None = None
+    tool_calls: Annotated[list[CallPart], Field(max_length=128)] | None = None
+    tool_call_id: str | None = None
 
     @model_validator(mode="after")
-    def _only_users_show(self) -> Self:
-        if self.content.pictures and self.role != "user":
+    def _fits_its_role(self) -> Self:
+        calls = bool(self.tool_calls) and self.role == "assistant"
+        if self.content is None and not calls:
+            raise ValueError("content must be text, or a list of parts")
+        if self.content is not None and self.content.pictures and self.role != "user":
             raise ValueError("only messages of the user may have pictures")
+        if self.tool_calls and not calls:
+            raise ValueError("only messages of the assistant may have tool_calls")
+        if self.role == "tool" and not self.tool_call_id:
+            raise ValueError("a message of a tool needs its tool_call_id")
         return self
 
     def as_turn(self) -> Turn:
-        role = "system" if self.role == "developer" else self.role
-        return Turn(role=role, content=self.content.text, pictures=self.content.pictures)
+        content = self.content or Contents("")
+        return Turn(
+            role="system" if self.role == "developer" else self.role,
+            content=content.text,
+            pictures=content.pictures,
+            tool_calls=tuple(call.as_call() for call in self.tool_calls or ()),
+            tool_call_id=(self.tool_call_id or "") if self.role == "tool" else "",
+        )
 
 
 class StreamOptions(Body):
     include_usage: bool = False
-
-
-class ResponseFormat(Body):
-    type: str = "text"
 
 
 class ChatBody(Body):
@@ -65,30 +84,73 @@ class ChatBody(Body):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     n: int | None = None
-    tools: list[Any] | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: Choice | None = None
+    parallel_tool_calls: bool | None = None
+    functions: list[Any] | None = None
     logprobs: bool | None = None
+    modalities: list[str] | None = None
     response_format: ResponseFormat | None = None
 
-    def refuse_what_we_cannot(self) -> None:
+    def settle(self) -> None:
         """Raises InvalidInput with fact `param`."""
+        self._refuse_what_we_cannot()
+        _ = self.turns, self.form
+
+    def _refuse_what_we_cannot(self) -> None:
         if self.n not in (None, 1):
             raise InvalidInput("Only one answer can be asked for: set n to 1.", param="n")
-        if self.tools:
-            raise InvalidInput("Tools are not offered on this route.", param="tools")
+        if self.functions:
+            raise InvalidInput("`functions` were replaced by `tools`: send those.", param="functions")
+        if self.modalities and self.modalities != ["text"]:
+            raise InvalidInput("Answers are text: leave modalities out.", param="modalities")
         if self.logprobs:
             raise InvalidInput("Log probabilities are not offered.", param="logprobs")
-        if self.response_format is not None and self.response_format.type != "text":
-            raise InvalidInput("Answers are text: leave response_format out.", param="response_format")
-        if sum(len(message.content.pictures) for message in self.messages) > MOST_PICTURES:
+        if sum(len(message.content.pictures) for message in self.messages if message.content) > MOST_PICTURES:
             raise InvalidInput(f"A request may have up to {MOST_PICTURES} pictures.", param="messages")
-        if self.messages[-1].role != "user":
-            raise InvalidInput("The last message must come from the user.", param="messages")
+        if self.messages[-1].role not in ("user", "tool"):
+            raise InvalidInput("The last message must come from the user, or from a tool.", param="messages")
+        self._refuse_loose_calls()
+
+    def _refuse_loose_calls(self) -> None:
+        """Providers take each call with its result, next to each other, or none of the conversation."""
+        waiting: set[str] = set()
+        for number, message in enumerate(self.messages):
+            if message.role == "tool":
+                if message.tool_call_id not in waiting:
+                    raise InvalidInput(
+                        f"messages.{number} answers no call of the message before it: {message.tool_call_id!r}.",
+                        param=f"messages.{number}.tool_call_id",
+                    )
+                waiting.discard(message.tool_call_id)
+                continue
+            if waiting:
+                raise InvalidInput(
+                    f"messages.{number} comes before the tools have answered {min(waiting)!r}.",
+                    param=f"messages.{number}",
+                )
+            waiting = {call.id for call in message.tool_calls or ()}
+        if waiting:
+            raise InvalidInput(f"No message of a tool answers {min(waiting)!r}.", param="messages")
+
+    @cached_property
+    def form(self) -> ReplyForm:
+        """Raises InvalidInput with fact `param`."""
+        return reply_form(
+            self.tools or (), self.tool_choice, parallel=self.parallel_tool_calls, wanted=self.response_format
+        )
+
+    @property
+    def wishes(self) -> tuple[str, ...]:
+        """What system messages ask for."""
+        told = (message.content for message in self.messages if message.role in ("system", "developer"))
+        return tuple(content.text for content in told if content is not None and content.text.strip())
 
     @property
     def stops(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
-    @property
+    @cached_property
     def turns(self) -> tuple[Turn, ...]:
         return tuple(message.as_turn() for message in self.messages)
 
@@ -149,4 +211,6 @@ async def _sent() -> bytes:
 
 
 def _parse(form: type[B], data: bytes) -> B:
-    return form.model_validate(orjson.loads(data))
+    made = form.model_validate(orjson.loads(data))
+    made.settle()
+    return made

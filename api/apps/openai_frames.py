@@ -1,14 +1,14 @@
 """Typed events become OpenAI chunks: incremental, batched by arrival."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from typing import Final
 
-from api.apps.openai_wire import Completion, FinishReason, failure
+from api.apps.openai_wire import Completion, FinishReason, call_deltas, failure
 from api.apps.sse import OPENAI_END, dumps, openai_frame
 from api.errors import DEFAULTS
 from rag.core.errors import RagError
 from rag.core.events import TERMINAL, DialogEvent, Done, Failed, Reasoning, Stopped, Token, Usage
-from rag.core.types import Reference, TokenUsage
+from rag.core.types import Reference, TokenUsage, ToolCall
 
 _NO_END: Final = "The server stopped before the end of the answer."
 _STATUS_OF_CODE: Final = {kind.code: default.status for kind, default in DEFAULTS.items()}
@@ -64,8 +64,15 @@ class Answer:
         return self.end.reference if isinstance(self.end, Done) else Reference()
 
     @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """Calls of the client's tools."""
+        return self.end.tool_calls if isinstance(self.end, Done) else ()
+
+    @property
     def finish(self) -> FinishReason:
-        return "length" if isinstance(self.end, Done) and self.end.truncated else "stop"
+        if isinstance(self.end, Done) and self.end.truncated:
+            return "length"
+        return "tool_calls" if self.calls else "stop"
 
     def broken(self) -> AnswerBroke | None:
         """Why there is no whole answer, if there is none."""
@@ -128,9 +135,10 @@ class ChunkFrames:
         assert isinstance(answer.end, Done)
         written = b""
         tail = answer.end.answer.removeprefix(answer.text)
-        if tail and len(tail) < len(answer.end.answer) or not answer.text:
+        if tail and len(tail) < len(answer.end.answer) or not (answer.text or answer.calls):
             written += self._chunk(self._content, tail)
             answer.append(tail)
+        written += b"".join(self._calls())
         sources = self._completion.sources(answer.text, answer.end.answer, answer.reference)
         # Marks that were put in after the text was streamed are only in this whole text.
         sources["final_content"] = answer.end.answer
@@ -138,6 +146,12 @@ class ChunkFrames:
         if self._include_usage:
             written += openai_frame(self._completion.usage_chunk(answer.usage))
         return written + OPENAI_END
+
+    def _calls(self) -> Iterator[bytes]:
+        """They come whole and at the end: only then are a call's id and arguments known for sure."""
+        for index, call in enumerate(self.answer.calls):
+            for told in call_deltas(index, call):
+                yield openai_frame(self._completion.chunk({"role": "assistant", "tool_calls": [told]}))
 
 
 def error_frame(error: AnswerBroke) -> bytes:

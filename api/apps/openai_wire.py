@@ -1,14 +1,15 @@
 """OpenAI's shapes: chat chunks and objects, annotations that cite, error bodies."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
 from rag.core.errors import BudgetSpent
-from rag.core.types import CitedChunk, Reference, TokenUsage
+from rag.core.types import CitedChunk, Reference, TokenUsage, ToolCall
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 NO_QUOTA: Final = "insufficient_quota"
 
 _MARK: Final = re.compile(r"\[ID:(\d+)\]")
@@ -46,10 +47,19 @@ class Completion:
         return self._head("chat.completion.chunk") | {"choices": [], "usage": usage_wire(usage)}
 
     def whole(
-        self, text: str, reference: Reference, usage: TokenUsage, *, finish: FinishReason, reasoning: str
+        self,
+        text: str,
+        reference: Reference,
+        usage: TokenUsage,
+        *,
+        finish: FinishReason,
+        reasoning: str,
+        calls: Sequence[ToolCall] = (),
     ) -> dict[str, Any]:
-        """The completion that is not streamed."""
-        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        """The completion that is not streamed. Beside `calls` there need be no text."""
+        message: dict[str, Any] = {"role": "assistant", "content": text or None if calls else text, "refusal": None}
+        if calls:
+            message["tool_calls"] = [call_wire(call) for call in calls]
         if reasoning:
             message["reasoning_content"] = reasoning
         message |= self.sources(text, text, reference)
@@ -67,11 +77,24 @@ class Completion:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
 
+def call_wire(call: ToolCall) -> dict[str, Any]:
+    """A call in `message.tool_calls`."""
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def call_deltas(index: int, call: ToolCall) -> list[dict[str, Any]]:
+    """What a stream tells of call number `index`: its name, then its arguments."""
+    begun = call_wire(call) | {"index": index, "function": {"name": call.name, "arguments": ""}}
+    return [begun, {"index": index, "function": {"arguments": call.arguments}}]
+
+
 def usage_wire(usage: TokenUsage) -> dict[str, Any]:
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
 
 
@@ -91,6 +114,7 @@ def annotations(shown: str, answer: str, reference: Reference, base_url: str) ->
                 "end_index": end,
                 "title": chunk.document_name,
                 "url": source_url(chunk, base_url),
+                "page": chunk.page,
             }
             found.append({"type": "url_citation", "url_citation": citation})
     return found

@@ -8,6 +8,17 @@ from api.db.services.records import DialogRecord
 from rag.core.errors import InvalidInput
 from rag.llm.base import ModelInfo, ReplySchema, Sampling, ToolSpec
 
+__all__ = [
+    "AskOptions",
+    "Brief",
+    "ReplyForm",
+    "ReplySchema",
+    "ToolSpec",
+    "brief_of_ask",
+    "brief_of_dialog",
+    "sampling_of",
+]
+
 KNOWLEDGE = "knowledge"
 _BLANK = " "
 _ASK_CHUNKS = 12

@@ -8,7 +8,7 @@ import pytest
 from api.apps.openai_frames import AnswerBroke, begin_chunks, whole_answer
 from api.apps.openai_wire import Completion
 from rag.core.events import DialogEvent, Done, Failed, Reasoning, Started, Stopped, Token, Usage
-from rag.core.types import Reference, TokenUsage
+from rag.core.types import Reference, TokenUsage, ToolCall
 from tests.unit.api.apps.test_sse import REFERENCE
 
 COMPLETION = Completion(id="chatcmpl-1", created=1, model="chat:a", base_url="http://h")
@@ -135,3 +135,27 @@ async def test_what_arrived_together_is_one_chunk() -> None:
     assert text == COMPLETION.chunk({"role": "assistant", "content": 'a\u2028"b"'})
     assert b'"c"' in await anext(frames)
     assert [part async for part in frames] == []
+
+
+async def test_calls_of_the_clients_tools_come_at_the_end() -> None:
+    calls = (ToolCall(id="c1", name="weather", arguments='{"at": "Bern"}'), ToolCall(id="c2", name="t", arguments="{}"))
+    done = Done(answer="I look.", reference=Reference(), tool_calls=calls)
+    chunks = await chunks_of([Token(text="I look."), USAGE, done])
+    told = [call for chunk in chunks for call in chunk["choices"][0]["delta"].get("tool_calls", ())]
+    assert [call["index"] for call in told] == [0, 0, 1, 1]
+    assert told[0] == {"index": 0, "id": "c1", "type": "function", "function": {"name": "weather", "arguments": ""}}
+    assert told[1] == {"index": 0, "function": {"arguments": '{"at": "Bern"}'}}
+    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+async def test_calls_without_text_are_an_answer() -> None:
+    done = Done(answer="", reference=Reference(), tool_calls=(ToolCall(id="c1", name="t", arguments="{}"),))
+    answer = await whole_answer(one_by_one([USAGE, done]))
+    whole = COMPLETION.whole("", answer.reference, answer.usage, finish=answer.finish, reasoning="", calls=answer.calls)
+    (choice,) = whole["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] is None
+    assert choice["message"]["tool_calls"] == [
+        {"id": "c1", "type": "function", "function": {"name": "t", "arguments": "{}"}}
+    ]
+    assert text_of(await chunks_of([done])) == ""

@@ -41,5 +41,11 @@ def test_a_completion() -> None:
     message = whole["choices"][0]["message"]
     assert message["references"][0]["page"] == 7
     assert len(message["annotations"]) == 1
-    assert whole["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    assert whole["usage"] == {
+        "prompt_tokens": 3,
+        "completion_tokens": 2,
+        "total_tokens": 5,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
     assert completion.usage_chunk(usage)["choices"] == []
