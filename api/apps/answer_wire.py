@@ -32,9 +32,14 @@ END_FRAME: Final = frame({"code": 0, "data": True})
 END_FRAME_WITH_MESSAGE: Final = frame({"code": 0, "message": "", "data": True})
 
 
-def crash_frames() -> bytes:
+def crash_frames(*, with_message: bool = False) -> bytes:
     """How a stream ends after a defect."""
-    return error_frame(CRASHED) + END_FRAME
+    return error_frame(CRASHED) + end_frame(with_message=with_message)
+
+
+def end_frame(*, with_message: bool) -> bytes:
+    """The last frame of a route whose frames carry a `message`, or do not."""
+    return END_FRAME_WITH_MESSAGE if with_message else END_FRAME
 
 
 class AnswerFailed(RagError):
@@ -75,6 +80,7 @@ class AnswerShape:
 
     `decorated`: datasets are attached, so a final frame with citations follows the partial ones.
     `fixed_when_empty`: the chat has an `empty_response`, sent as a single frame when nothing was found.
+    `with_message`: every frame carries `"message": ""`, as all routes but one have it.
     """
 
     message_id: str | None
@@ -82,6 +88,11 @@ class AnswerShape:
     decorated: bool
     fixed_when_empty: bool
     created_at: float
+    with_message: bool = False
+
+    def frame(self, data: dict[str, Any]) -> bytes:
+        """The frame that carries `data`."""
+        return frame({"code": 0, "message": "", "data": data} if self.with_message else {"code": 0, "data": data})
 
 
 class Transcript:
@@ -159,7 +170,7 @@ class AnswerFrames:
         }
         if not self._shape.decorated:
             data |= {"prompt": "", "created_at": self._shape.created_at}
-        return frame({"code": 0, "data": data})
+        return self._shape.frame(data)
 
     def _last(self, event: Done | Failed | Stopped) -> bytes:
         if isinstance(event, Failed) and not is_model_failure(event):
@@ -170,7 +181,7 @@ class AnswerFrames:
             return b""
         if not self._holds_back():
             answer.pop("audio_binary")
-        return frame({"code": 0, "data": answer})
+        return self._shape.frame(answer)
 
 
 def final_answer(event: Done | Failed | Stopped, said: Transcript, shape: AnswerShape) -> dict[str, Any]:
@@ -215,7 +226,7 @@ async def answer_frames(
         yield error_frame(str(error))
     finally:
         await batches.aclose()
-    yield END_FRAME
+    yield end_frame(with_message=shape.with_message)
 
 
 async def answer_object(events: AsyncIterator[DialogEvent], shape: AnswerShape) -> dict[str, Any]:

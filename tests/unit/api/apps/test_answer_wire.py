@@ -146,3 +146,14 @@ async def test_the_object_of_an_answer() -> None:
 async def test_an_answer_object_that_failed_is_raised() -> None:
     with pytest.raises(AnswerFailed, match="No disk"):
         await answer_object(stream([Failed(code="store_error", message="No disk.")]), shape())
+
+
+async def test_frames_with_a_message() -> None:
+    with_message = AnswerShape(
+        message_id="m", session_id="s", decorated=True, fixed_when_empty=False, created_at=5.0, with_message=True
+    )
+    events = [Token(text="a"), Done(answer="a", reference=Reference())]
+    written = b"".join([each async for each in answer_frames(batches_of(events), with_message)])
+    assert written.startswith(b'data:{"code":0,"message":"","data":{"answer":"a",')
+    assert [set(frame) for frame in payloads(written)] == [{"code", "message", "data"}] * 3
+    assert payloads(written)[-1] == {"code": 0, "message": "", "data": True}
