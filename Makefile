@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
+# Tests are shared out file by file: the long ones come first in the tree. ARGS="-n 0" runs them in one process.
+WORKERS ?= --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev run test check fix bench docs lock clean
@@ -40,7 +42,7 @@ run: setup  ## Start the server (ARGS="--port 9000" for options)
 	@exec $(BIN)/parley serve $(ARGS)
 
 test: setup-dev  ## Run all tests (ARGS="-k name" for some)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 check: setup-dev  ## Lint, format, types, import rules, docs in step with code
 	@$(BIN)/ruff check api rag bench tests requirements

@@ -1,22 +1,25 @@
 """Fixtures on real servers. A server starts when the first test asks for it; all end with the run.
 
 `PARLEY_TEST_ELASTICSEARCH_URL` and `PARLEY_TEST_MYSQL_URL` name running servers to use instead. Where a server
-cannot be had, its tests are skipped with the reason; with `CI` set they fail.
+cannot be had, its tests are skipped with the reason; with `CI` set they fail. Workers of a run that is shared out have
+one server of each kind together: see `tests.servers.desk`.
 """
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import NoReturn, Protocol, TypeVar
 
 import pytest
 
-from tests.servers.elastic import Elasticsearch
+from tests.servers.desk import MAKERS, asked
 from tests.servers.fetch import Missing
-from tests.servers.mariadb import Mariadb
 from tests.servers.process import ServerProcess
 
 S = TypeVar("S", bound=ServerProcess)
+DESK = "desk"
+"""What workers are told the desk's address under."""
+_VARIABLES = {"elasticsearch": "PARLEY_TEST_ELASTICSEARCH_URL", "mariadb": "PARLEY_TEST_MYSQL_URL"}
 
 
 def prepared(make: Callable[[], S], *, running: bool = True) -> S:
@@ -41,27 +44,34 @@ def _without(missing: Missing) -> NoReturn:
 
 
 @pytest.fixture(scope="session")
-def elasticsearch_url() -> Iterator[str]:
+def elasticsearch_url(pytestconfig: pytest.Config) -> Iterator[str]:
     """The address of the run's Elasticsearch."""
-    given = os.environ.get("PARLEY_TEST_ELASTICSEARCH_URL")
-    if given:
-        yield given
-        return
-    server = prepared(Elasticsearch)
-    yield server.url
-    server.close()
+    with _of_the_run("elasticsearch", pytestconfig) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
-def mysql_url() -> Iterator[str]:
+def mysql_url(pytestconfig: pytest.Config) -> Iterator[str]:
     """The address of the run's MariaDB, user and password in it, without a database: see `fresh_database`."""
-    given = os.environ.get("PARLEY_TEST_MYSQL_URL")
+    with _of_the_run("mariadb", pytestconfig) as url:
+        yield url
+
+
+@contextmanager
+def _of_the_run(name: str, config: pytest.Config) -> Iterator[str]:
+    given, desk = os.environ.get(_VARIABLES[name]), getattr(config, "workerinput", {}).get(DESK)
     if given:
         yield given
-        return
-    server = prepared(Mariadb)
-    yield server.url
-    server.close()
+    elif desk:
+        try:
+            url = asked(desk, name)
+        except Missing as missing:
+            _without(missing)
+        yield url
+    else:
+        server = prepared(MAKERS[name])
+        yield server.url
+        server.close()
 
 
 class PrivateServer(Protocol):

@@ -4,6 +4,7 @@ import grp
 import json
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -22,13 +23,18 @@ from tests.servers.fetch import Missing
 
 _PLAIN_USER = "nobody"
 _STOP_S = 30.0
+_PORTS = range(15_000, 32_000)
+"""Below what Linux gives by itself, see `ip_local_port_range`."""
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that nobody listens on now, for a server that takes its time to start, or starts again: not one
+    of those that the system gives to whoever asks for any, or to connections."""
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def plain_user() -> tuple[int, int] | None:
