@@ -18,6 +18,8 @@ from api.apps.telemetry import Telemetry
 from api.backends import make_database, make_store
 from api.db.data_folder import DataFolder
 from api.db.database import Database
+from api.db.services.answer_lease import AnswerLease
+from api.db.services.asides import Asides
 from api.db.services.assistant_service import AssistantService
 from api.db.services.chunk_service import ChunkService
 from api.db.services.container import Services
@@ -162,7 +164,15 @@ def build_services(
         related=RelatedService(models, prompts),
         mcp=mcp,
         assistants=AssistantService(db, clock, knowledgebases, models),
-        conversations=ConversationService(db, clock, event_log, dialogs, settings.dialog),
+        conversations=ConversationService(
+            db,
+            clock,
+            event_log,
+            dialogs,
+            settings.dialog,
+            lease=AnswerLease(db, clock, home=folder.name_of_home(), shared=bool(settings.rows.url)),
+            asides=Asides(db, clock, models, prompts, flags),
+        ),
     )
 
 

@@ -11,7 +11,9 @@ Blocking; used by the wiring of the server, the worker and the commands.
 
 import errno
 import fcntl
+import hashlib
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -139,6 +141,10 @@ class DataFolder:
                 folder.mkdir(exist_ok=True, mode=0o700)
             self._check_writable()
         return found
+
+    def name_of_home(self) -> str:
+        """A short name of this folder on this machine, the same each time."""
+        return hashlib.sha256(f"{socket.gethostname()}:{self.path}".encode()).hexdigest()[:32]
 
     def lock_serve(self) -> FileLock:
         """Hold `serve.lock`: one server per folder.

@@ -15,7 +15,6 @@ _LEAD = re.compile(
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|$)", re.DOTALL)
 _LONGEST_TURN_CHARS = 2000
 _LONGEST_QUESTION_CHARS = 2000
-_LONGEST_SUMMARY_CHARS = 4000
 
 
 class Chat(Protocol):
@@ -38,24 +37,6 @@ async def full_question(model: Chat, prompts: Prompts, turns: Sequence[Turn]) ->
     request = ChatRequest(turns=(Turn(role="user", content=text),), sampling=Sampling(temperature=0.0, max_tokens=512))
     reply, _ = await model.chat(request)
     return _one_line(reply)
-
-
-async def summary(model: Chat, prompts: Prompts, turns: Sequence[Turn], *, most_chars: int) -> str:
-    """What was said in `turns`, in a few sentences.
-
-    Args:
-        most_chars: Of the conversation, its end; more is not read.
-    Raises:
-        ModelError: the model failed; ModelBadOutput if it said nothing.
-    """
-    told = "\n\n".join(f"{turn.role.upper()}: {turn.content[:_LONGEST_TURN_CHARS]}" for turn in turns)
-    text = prompts["summary"].render(history=told[-most_chars:])
-    request = ChatRequest(turns=(Turn(role="user", content=text),), sampling=Sampling(temperature=0.0, max_tokens=512))
-    reply, _ = await model.chat(request)
-    summed = _THOUGHT.sub("", reply).strip()
-    if not summed:
-        raise ModelBadOutput("The model did not sum up the conversation.")
-    return summed[:_LONGEST_SUMMARY_CHARS]
 
 
 def _one_line(reply: str) -> str:

@@ -24,7 +24,8 @@ PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     "full_question": frozenset({"history", "question"}),
     "knowledge": frozenset({"sources"}),
     "related": frozenset({"industry", "question"}),
-    "summary": frozenset({"history"}),
+    "session_title": frozenset({"conversation"}),
+    "summary": frozenset({"before", "history"}),
 }
 """Every prompt and what it takes."""
 

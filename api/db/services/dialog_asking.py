@@ -43,7 +43,8 @@ class Steps:
 class Asking:
     """Who asks, for which message, with which settings, and the turns without system ones; the last is the question.
 
-    `after` is what came after the question already: calls of the client's own tools, and what they gave.
+    `after` is what came after the question already: calls of the client's own tools, and what they gave. `summary`
+    tells what was said before the turns.
     """
 
     principal: Principal
@@ -56,6 +57,7 @@ class Asking:
     prompts: Prompts
     steps: Steps = field(repr=False)
     after: tuple[Turn, ...] = ()
+    summary: str = ""
 
     @property
     def question(self) -> str:

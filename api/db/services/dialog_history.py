@@ -10,7 +10,7 @@ from api.db.services.llm_service import LLMBundle
 from rag.core.errors import ModelError
 from rag.core.types import Turn
 from rag.nlp import citation
-from rag.prompts.generator import full_question, summary
+from rag.prompts.generator import full_question
 from rag.prompts.loader import Prompts
 
 log = structlog.get_logger()
@@ -18,9 +18,6 @@ log = structlog.get_logger()
 _LIMIT_S = 15.0
 _REFINED_USER_TURNS = 3
 _LONGEST_REFINED_CHARS = 4000
-_SUMMED_UP_BEYOND = 15
-_KEPT_AS_THEY_ARE = 8
-"""Messages of the history: with more than the first number of them, all but about the second are summed up."""
 _PICTURE = "(A picture, which you cannot see.)"
 
 
@@ -50,23 +47,3 @@ async def refined(bundle: LLMBundle, prompts: Prompts, turns: Sequence[Turn], *,
     except (ModelError, TimeoutError) as error:
         log.warning("refine_failed", message=message_id, error=type(error).__name__)
         return turns[-1].content
-
-
-def recent_from(history: Sequence[Turn]) -> int:
-    """Where the turns begin that stay as they are; those before are to be summed up. 0: all stay."""
-    if len(history) <= _SUMMED_UP_BEYOND:
-        return 0
-    start = len(history) - _KEPT_AS_THEY_ARE
-    return next((index for index in range(start, len(history)) if history[index].role == "user"), 0)
-
-
-async def summed_up(bundle: LLMBundle, prompts: Prompts, turns: Sequence[Turn], *, message_id: str) -> str:
-    """What was said in `turns`; empty where the model does not say it in time."""
-    told = [cleaned(turn) for turn in turns if turn.content]
-    try:
-        async with asyncio.timeout(_LIMIT_S):
-            # A character for each token of the context is about a quarter of it.
-            return await summary(bundle, prompts, told, most_chars=bundle.info.context_tokens)
-    except (ModelError, TimeoutError) as error:
-        log.warning("summary_failed", message=message_id, error=type(error).__name__)
-        return ""

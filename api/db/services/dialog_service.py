@@ -4,18 +4,16 @@ Each step is a small function between the model's bundle and the events: refine 
 prompt together, answer, cite. Nothing is kept between calls; who asks and for what travels as arguments.
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any
 
 import structlog
 
 from api.db.services.dialog_asking import Asking, Steps
 from api.db.services.dialog_brief import AskOptions, Brief, brief_of_ask, brief_of_dialog
 from api.db.services.dialog_citing import cited
-from api.db.services.dialog_history import cleaned, recent_from, summed_up
+from api.db.services.dialog_history import cleaned
 from api.db.services.dialog_prompt import Material, PreparedPrompt, prepare
 from api.db.services.dialog_question import SearchPlan, search_plan
 from api.db.services.dialog_reply import Said, reply_events
@@ -57,14 +55,11 @@ _RESULTS_KEPT_FREE = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Material:
-    """What a prompt is made of: the question that was searched for, what was found, the turns before the question, and
-    a summary of what was said before those."""
+    """What a prompt is made of: the question that was searched for, what was found, and the tools."""
 
     question: str
     found: Retrieved
     kit: Kit | None
-    recent: tuple[Turn, ...]
-    summary: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +101,21 @@ class DialogService:
         options: AskOptions | None = None,
         message_id: str = "",
         session_id: str = "",
+        summary: str = "",
     ) -> AsyncGenerator[DialogEvent, None]:
         """Answer the last turn, a user's, with the settings of a chat assistant.
 
         Ends with exactly one `Done` or `Failed`; errors of the engine become `Failed` with the text so far.
         Closing the generator ends the model's request. System turns are left out: the chat has its own.
+
+        Args:
+            summary: What was said before `turns`.
         """
 
         def asking() -> Asking:
             brief = brief_of_dialog(dialog, options or AskOptions())
-            return self._asking(principal, brief, turns, message_id=message_id, session_id=session_id)
+            made = self._asking(principal, brief, turns, message_id=message_id, session_id=session_id)
+            return replace(made, summary=summary)
 
         return self._answer(asking, message_id=message_id, session_id=session_id)
 
@@ -194,8 +194,8 @@ class DialogService:
             plan = await search_plan(asking, bundle)
             yield RetrievalStarted(question=plan.question)
         searching = found_for(asking, self._retrieval, bundle, plan) if searched else _nothing()
-        found, recent, summary = await self._beside(searching, asking, bundle)
-        material = _Material(question=plan.question, found=found, kit=kit, recent=recent, summary=summary)
+        found = await searching
+        material = _Material(question=plan.question, found=found, kit=kit)
         prompt = await self._prepared(asking, bundle, material)
         if searched:
             yield RetrievalFinished(reference=prompt.reference, timings_ms=found.timings_ms)
@@ -235,26 +235,6 @@ class DialogService:
         turn = ToolTurn(reach=reach, search=search, count=bundle.count_tokens)
         return await self._toolbox.kit(names, turn, agentic=brief.agentic)
 
-    async def _beside(
-        self, searching: Coroutine[Any, Any, Retrieved], asking: Asking, bundle: LLMBundle
-    ) -> tuple[Retrieved, tuple[Turn, ...], str]:
-        """What `searching` finds, the turns to keep as they are, and a summary of those before, made meanwhile."""
-        history = asking.turns[:-1]
-        start = recent_from(history)
-        wanted = start > 0 and asking.session_id and not bundle.info.local and asking.arms.summaries
-        if not wanted:
-            return await searching, history, ""
-        model = asking.bundle("summary")
-        summing = asyncio.create_task(
-            summed_up(model, self._prompts, history[:start], message_id=asking.message_id), name="sum-up-history"
-        )
-        try:
-            found = await searching
-            summary = await summing
-        finally:
-            summing.cancel()
-        return (found, history[start:], summary) if summary else (found, history, "")
-
     async def _prepared(self, asking: Asking, bundle: LLMBundle, material: _Material) -> PreparedPrompt:
         brief, hits, kit = asking.brief, material.found.hits, material.kit
         size = len(brief.system) + sum(len(turn.content) for turn in asking.turns)
@@ -263,7 +243,9 @@ class DialogService:
         def work() -> PreparedPrompt:
             sees = bundle.info.capabilities.vision
             history = [
-                cleaned(turn, sees=sees) for turn in material.recent if turn.content or turn.pictures or turn.tool_calls
+                cleaned(turn, sees=sees)
+                for turn in asking.turns[:-1]
+                if turn.content or turn.pictures or turn.tool_calls
             ]
             parts = Material(
                 system=brief.system,
@@ -276,7 +258,7 @@ class DialogService:
                 sampling=brief.sampling,
                 reserved=_reserved(asking, bundle, kit),
                 searches=kit is not None and kit.searches,
-                summary=material.summary,
+                summary=asking.summary,
             )
             return prepare(parts, prompts=self._prompts, info=bundle.info, count=bundle.count_tokens)
 

@@ -23,6 +23,7 @@ class Dialogs(Protocol):
         options: AskOptions | None = None,
         message_id: str = "",
         session_id: str = "",
+        summary: str = "",
     ) -> AsyncGenerator[DialogEvent, None]: ...
 
 
@@ -63,3 +64,8 @@ class Begun:
     added: NewTurn
     question: str
     options: AskOptions
+    wants_title: bool
+
+    @property
+    def model(self) -> str:
+        return self.options.model or self.dialog.llm_id

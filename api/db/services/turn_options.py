@@ -7,34 +7,40 @@ from typing import Any
 from api.db.services.dialog_brief import AskOptions
 from rag.llm.base import Sampling
 
-_TEXTS = ("document_ids", "dataset_ids")
+_FLAGS = ("quote", "own_sampling")
+_NAMES = ("document_ids", "dataset_ids")
 
 
 def options_to_json(options: AskOptions) -> dict[str, Any] | None:
-    """What differs from a call that sets nothing; None where nothing does."""
+    """What differs from a call that sets nothing; None where nothing does. The reply's form is not kept: it is for
+    clients that keep their own turns."""
     plain = AskOptions()
-    values: dict[str, Any] = {
-        each.name: getattr(options, each.name)
-        for each in fields(AskOptions)
-        if getattr(options, each.name) != getattr(plain, each.name)
-    }
+    values: dict[str, Any] = {}
+    for name in _FLAGS:
+        if getattr(options, name) != getattr(plain, name):
+            values[name] = bool(getattr(options, name))
+    for name in _NAMES:
+        if getattr(options, name):
+            values[name] = [_text(one) for one in getattr(options, name)]
+    if options.model:
+        values["model"] = _text(options.model)
+    if options.variables:
+        values["variables"] = {_text(key): _text(value) for key, value in options.variables.items()}
     if options.sampling is not None:
         values["sampling"] = {key: value for key, value in asdict(options.sampling).items() if value not in (None, ())}
-    if "variables" in values:
-        values["variables"] = dict(options.variables)
     return values or None
 
 
 def options_of_json(stored: Any) -> AskOptions:
     """The options of a row. What an older or newer version kept, and this one does not know, is left out."""
-    values = dict(stored) if isinstance(stored, Mapping) else {}
-    known: dict[str, Any] = {each.name: values[each.name] for each in fields(AskOptions) if each.name in values}
-    for name in _TEXTS:
-        if name in known:
-            known[name] = tuple(str(one) for one in known[name])
-    if isinstance(known.get("sampling"), Mapping):
-        known["sampling"] = _sampling(known["sampling"])
-    return AskOptions(**known)
+    values = stored if isinstance(stored, Mapping) else {}
+    known: dict[str, Any] = {name: bool(values[name]) for name in _FLAGS if name in values}
+    known |= {name: tuple(str(one) for one in values[name]) for name in _NAMES if isinstance(values.get(name), list)}
+    if isinstance(values.get("variables"), Mapping):
+        known["variables"] = dict(values["variables"])
+    if isinstance(values.get("sampling"), Mapping):
+        known["sampling"] = _sampling(values["sampling"])
+    return AskOptions(model=str(values.get("model") or ""), **known)
 
 
 def _sampling(stored: Mapping[str, Any]) -> Sampling:
@@ -42,3 +48,8 @@ def _sampling(stored: Mapping[str, Any]) -> Sampling:
     if "stop" in known:
         known["stop"] = tuple(str(one) for one in known["stop"])
     return Sampling(**known)
+
+
+def _text(value: Any) -> str:
+    """As the prompt has it; half a surrogate pair is no text."""
+    return str(value).encode("utf-8", "replace").decode()

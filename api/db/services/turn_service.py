@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from api.db.database import Database
 from api.db.services.answer_lease import AnswerLease
+from api.db.services.asides import Answered, Asides
 from api.db.services.dialog_brief import AskOptions
 from api.db.services.message_rows import add_turn, end_of, session_records, turns_until
 from api.db.services.owned_chats import chat_record, own_answer, own_session, own_session_anywhere
@@ -22,7 +23,7 @@ from api.db.services.turn_runner import Past, RunningTurn, TurnRunner
 from api.db.tables import Conversation, Message
 from rag.core.clock import Clock
 from rag.core.errors import Conflict, InvalidInput, NotFound
-from rag.core.events import DialogEvent, Done, Failed, Started, Stopped
+from rag.core.events import Done, Failed, Started, Stopped
 from rag.core.ids import new_message_id
 from rag.core.settings import DialogSettings
 from rag.core.types import Principal, Turn
@@ -44,12 +45,14 @@ class TurnService:
         settings: DialogSettings,
         *,
         lease: AnswerLease | None = None,
+        asides: Asides | None = None,
     ) -> None:
         self._db = db
         self._clock = clock
         self._log = event_log
         self._dialogs = dialog_service
         self._lease = lease or AnswerLease(db, clock)
+        self._asides = asides
         self._runner = TurnRunner(db, clock, event_log, save_s=settings.save_s)
         self._beginning: dict[asyncio.Task[TurnHandle], str] = {}
 
@@ -229,34 +232,54 @@ class TurnService:
         except BaseException:
             await self._log.drop(ask.stream)
             raise
-        turn = begun.added.turn
-
-        def answer(past: Past) -> AsyncGenerator[DialogEvent, None]:
-            return self._dialogs.chat(
-                ask.principal,
-                begun.dialog,
-                past.turns,
-                options=begun.options,
-                message_id=ask.message_id,
-                session_id=ask.session_id,
-            )
-
-        def past() -> Past:
-            if ask.history is not None:
-                return Past(turns=(*ask.history, Turn(role="user", content=begun.question)))
-            return Past(turns=turns_until(ask.session_id, turn))
-
         self._runner.start(
             RunningTurn(
                 stream=ask.stream,
                 session_id=ask.session_id,
-                turn=turn,
+                turn=begun.added.turn,
                 answer_row=begun.added.answer_row,
-                past=past,
-                answer=answer,
+                past=self._past(ask, begun),
+                answer=lambda past: self._dialogs.chat(
+                    ask.principal,
+                    begun.dialog,
+                    past.turns,
+                    options=begun.options,
+                    message_id=ask.message_id,
+                    session_id=ask.session_id,
+                    summary=past.summary,
+                ),
+                on_end=self._on_end(ask, begun),
             )
         )
         return TurnHandle(stream=ask.stream, message_id=ask.message_id, session_id=ask.session_id)
+
+    def _past(self, ask: Ask, begun: Begun) -> Callable[[], Past]:
+        """What reads the conversation before the question."""
+        if ask.history is not None:
+            given = (*ask.history, Turn(role="user", content=begun.question))
+            return lambda: Past(turns=given)
+        session_id, turn = ask.session_id, begun.added.turn
+        read = None
+        if self._asides is not None:
+            read = self._asides.past(ask.principal.tenant_id, session_id, begun.model)
+        return lambda: read(session_id, turn) if read is not None else Past(turns=turns_until(session_id, turn))
+
+    def _on_end(self, ask: Ask, begun: Begun) -> Callable[[Done | Failed | Stopped], None] | None:
+        asides = self._asides
+        if asides is None or ask.history is not None:
+            return None
+        answered = Answered(
+            tenant_id=ask.principal.tenant_id,
+            key_id=ask.principal.key_id,
+            dialog_id=begun.dialog.id,
+            session_id=ask.session_id,
+            message_id=ask.message_id,
+            turn=begun.added.turn,
+            model=begun.model,
+            wants_title=begun.wants_title,
+            question=begun.question,
+        )
+        return lambda end: asides.answered(answered, done=isinstance(end, Done))
 
     async def _stop_from(self, ask: Ask) -> None:
         """End what runs from the turn on that is asked anew."""
@@ -293,6 +316,7 @@ class TurnService:
             added=added,
             question=storable,
             options=replace(options, model=options.model or session.llm_id),
+            wants_title=session.auto_title,
         )
 
     async def follow(
@@ -350,6 +374,8 @@ class TurnService:
         if beginning:
             await asyncio.wait(beginning, timeout=timeout_s)
         await self._runner.close(timeout_s)
+        if self._asides is not None:
+            await self._asides.close()
         await self._lease.close()
 
 

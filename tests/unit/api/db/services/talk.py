@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from api.db.services.asides import Asides
 from api.db.services.assistant_service import AssistantService
 from api.db.services.conversation_service import ConversationService
 from api.db.services.dialog_service import AskOptions, DialogService
@@ -114,15 +115,18 @@ class Talk:
         self.log = MemoryEventLog(SystemClock(), retention_s=600)
         settings = tools or ToolSettings()
         toolbox = Toolbox(settings, DocumentReader(world.db), mcp or McpServers(settings, SystemClock()))
-        self.dialogs = DialogService(
-            self.retrieval, self.models, load_prompts(), SystemClock(), toolbox=toolbox, flags=Flags(features or {})
-        )
+        prompts, flags = load_prompts(), Flags(features or {})
+        self.flags, self.prompts = flags, prompts
+        self.dialogs = DialogService(self.retrieval, self.models, prompts, SystemClock(), toolbox=toolbox, flags=flags)
         self.assistants = AssistantService(world.db, world.clock, world.knowledgebases, self.models)
         self.settings = DialogSettings(save_s=save_s)
         self.sessions = self.service()
 
     def service(self) -> ConversationService:
-        return ConversationService(self.world.db, self.world.clock, self.log, self.dialogs, self.settings)
+        self.asides = Asides(self.world.db, self.world.clock, self.models, self.prompts, self.flags)
+        return ConversationService(
+            self.world.db, self.world.clock, self.log, self.dialogs, self.settings, asides=self.asides
+        )
 
     def dialog(self, **changes: Any) -> DialogRecord:
         """A chat that is not stored, with the defaults."""

@@ -41,7 +41,7 @@ from rag.llm.upstream import UpstreamPool
 from rag.testing.scripted_chat import ABLE
 from rag.testing.scripted_replies import ScriptedReplies, call, calls, says
 from rag.testing.upstream import FaultyUpstream, Plan
-from tests.unit.api.db.services.talk import CASH, DEBT, RAIN, Talk, all_of, chatter, hits, only, spoken
+from tests.unit.api.db.services.talk import CASH, DEBT, RAIN, Talk, all_of, hits, only, spoken
 from tests.unit.api.db.services.world import ANN, World
 
 EMPTY = "Nothing found, sorry."
@@ -550,48 +550,13 @@ def long_talk(messages: int) -> tuple[Turn, ...]:
     return (*history, Turn(role="user", content="cash?"))
 
 
-def by_purpose(request: ChatRequest) -> Any:
-    return says("They spoke of 16 things." if "Sum up" in request.turns[0].content else "Cash is 42 [ID:0].")
-
-
-async def summed(world: World, messages: int, *, on: str = "on", session: str = "s1", script: Any = by_purpose) -> Any:
-    made = talk(world, script, features={"summaries": on})
+async def test_a_summary_stands_before_the_turns(world: World) -> None:
+    made = talk(world, says("Cash is 42 [ID:0]."))
     dialog = made.dialog(prompt={"refine_multiturn": False})
-    events = await all_of(made.dialogs.chat(ANN, dialog, long_talk(messages), message_id="m", session_id=session))
-    return made.chat.requests, events
-
-
-async def test_a_history_beyond_fifteen_messages_is_summed_up(world: World) -> None:
-    requests, events = await summed(world, 16)
-    summing, answering = requests
-    assert "message 0 " in summing.turns[0].content
-    assert "message 7" in summing.turns[0].content
-    assert "message 8" not in summing.turns[0].content
-    system, *rest = answering.turns
-    assert "### The conversation before\nThey spoke of 16 things." in system.content
-    assert [turn.content.split()[1] for turn in rest[:-1]] == ["8", "9", "10", "11", "12", "13", "14", "15"]
-    assert only(events, Done).answer == "Cash is 42 [ID:0]."
-    assert "They spoke of 16 things." in only(events, Done).prompt
-    assert only(events, Done).dropped_turns == 0
-
-
-@pytest.mark.parametrize(("messages", "on", "session"), [(15, "on", "s1"), (20, "off", "s1"), (20, "on", "")])
-async def test_a_history_is_kept_as_it_is(world: World, messages: int, on: str, session: str) -> None:
-    requests, _ = await summed(world, messages, on=on, session=session)
-    (answering,) = requests
-    assert "The conversation before" not in answering.turns[0].content
-
-
-async def test_a_summary_that_fails_leaves_the_history_as_it_is(world: World) -> None:
-    def script(request: ChatRequest) -> Any:
-        return [ModelOverloaded("'m': busy", status=503)] if "Sum up" in request.turns[0].content else says("42")
-
-    requests, events = await summed(world, 16, script=script)
-    assert only(events, Done).answer == "42"
-    assert len(requests[1].turns) == 18
-
-
-async def test_the_model_that_quotes_is_not_asked_to_sum_up(world: World) -> None:
-    made = Talk(world, chatter("42", local=True), features={"summaries": "on"})
-    await all_of(made.dialogs.chat(ANN, made.dialog(), long_talk(20), message_id="m", session_id="s1"))
-    assert len(made.chat.requests) == 1
+    given = "They spoke of {knowledge}."
+    events = await all_of(made.dialogs.chat(ANN, dialog, long_talk(4), message_id="m", session_id="s1", summary=given))
+    (request,) = made.chat.requests
+    system, *rest = request.turns
+    assert "### The conversation before\nThey spoke of {knowledge}." in system.content
+    assert [turn.content.split()[1] for turn in rest[:-1]] == ["0", "1", "2", "3"]
+    assert given in only(events, Done).prompt
