@@ -1,22 +1,14 @@
 """Asking in a session, and following the answer (sessions.md sections 4 and 5; the two routes below the message
 are our own)."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any, Final
 
 from quart import Blueprint, Response, request
 
 from api.apps import repr_texts
-from api.apps.answer_wire import (
-    END_FRAME_WITH_MESSAGE,
-    MISSING_VARIABLE,
-    AnswerFailed,
-    AnswerShape,
-    answer_frames,
-    answer_object,
-    crash_frames,
-)
+from api.apps.answer_wire import END_FRAME_WITH_MESSAGE, crash_frames
 from api.apps.auth import api_key_required
 from api.apps.body import as_object, raw
 from api.apps.context import services
@@ -33,16 +25,15 @@ from api.apps.sse import (
     OPENING,
     dumps,
     event_payload,
-    frame,
     named_frame,
     stream_response,
 )
+from api.apps.turn_wire import call_options, followed, opener_frame, turn_reply, turn_shape
 from api.db.services.conversation_service import Batch
 from api.db.services.dialog_service import AskOptions
 from api.db.services.records import ConversationRecord, DialogRecord
 from api.errors import BAD_ARGUMENT, NOT_FOUND
 from rag.core.errors import NotFound
-from rag.core.events import DialogEvent
 from rag.core.types import Principal
 
 bp = Blueprint("completions", __name__)
@@ -67,7 +58,7 @@ async def complete(principal: Principal, chat_id: str) -> Response:
     if not session_id:
         session = await _new_session(principal, chat, body)
         if streamed:
-            return stream_response(_opener_frames(session), on_crash=crash_frames())
+            return stream_response(_opened(session), on_crash=crash_frames())
         # Without a session the question is discarded and the empty one answered (a quirk).
         body["question"] = ""
     else:
@@ -77,7 +68,9 @@ async def complete(principal: Principal, chat_id: str) -> Response:
     question = body["question"]
     if not isinstance(question, str):
         raise uncaught(repr_texts.wrong_type("question must be str", question))
-    return await _answer(principal, chat, session, question, await _options(principal, body), streamed=streamed)
+    return await _answer(
+        principal, chat, session, question, await call_options(principal, body, _OWN_KEYS), streamed=streamed
+    )
 
 
 async def _body() -> dict[str, Any]:
@@ -101,37 +94,8 @@ async def _session(principal: Principal, chat: DialogRecord, session_id: str) ->
         raise refused(f"You don't own the session {session_id}") from error
 
 
-async def _opener_frames(session: ConversationRecord) -> AsyncIterator[bytes]:
-    data: dict[str, Any] = {
-        "answer": session.messages[0].content if session.messages else "",
-        "reference": {},
-        "audio_binary": None,
-        "id": None,
-        "session_id": session.id,
-    }
-    yield frame({"code": 0, "message": "", "data": data}) + END_FRAME_WITH_MESSAGE
-
-
-async def _options(principal: Principal, body: dict[str, Any]) -> AskOptions:
-    """What this call changes. Datasets that are added must be the principal's own."""
-    documents = body.get("doc_ids") or ""
-    listed = documents.split(",") if isinstance(documents, str) else documents
-    if not isinstance(listed, list):
-        raise uncaught(repr_texts.lacks(listed, "split"))
-    datasets = body.get("kb_ids") or []
-    if not isinstance(datasets, list):
-        raise uncaught(repr_texts.not_iterable(datasets))
-    for dataset_id in datasets:
-        try:
-            await services().knowledgebases.get(principal, str(dataset_id))
-        except NotFound as error:
-            raise refused(f"You don't own the dataset {dataset_id}") from error
-    return AskOptions(
-        quote=bool(body.get("quote", True)),
-        document_ids=tuple(str(each).strip() for each in listed if str(each).strip()),
-        dataset_ids=tuple(str(each) for each in datasets),
-        variables={key: value for key, value in body.items() if key not in _OWN_KEYS},
-    )
+async def _opened(session: ConversationRecord) -> AsyncIterator[bytes]:
+    yield opener_frame(session) + END_FRAME_WITH_MESSAGE
 
 
 async def _answer(
@@ -145,39 +109,9 @@ async def _answer(
 ) -> Response:
     conversations = services().conversations
     turn = await conversations.begin_turn(principal, chat.id, session.id, question, options=options)
-    shape = AnswerShape(
-        message_id=turn.message_id,
-        session_id=session.id,
-        decorated=bool(chat.dataset_ids or options.dataset_ids),
-        fixed_when_empty=bool(chat.prompt_config.get("empty_response")),
-        created_at=services().clock.now().timestamp(),
-    )
-    batches = _plain(conversations.follow(principal, chat.id, session.id, turn.message_id))
-    if streamed:
-        return stream_response(answer_frames(batches, shape), on_crash=crash_frames())
-    try:
-        return sdk_result(await answer_object(_one_by_one(batches), shape))
-    except AnswerFailed as error:
-        raise uncaught(_repr(error.event.message)) from error
-
-
-def _repr(message: str) -> str:
-    """The repr the original shows for a failure that is no model's."""
-    is_variable = message.startswith(MISSING_VARIABLE)
-    return repr_texts.missing(message) if is_variable else repr_texts.failed_lookup(message)
-
-
-async def _plain(batches: AsyncGenerator[Batch, None]) -> AsyncGenerator[Sequence[DialogEvent], None]:
-    async with aclosing(batches):
-        async for batch in batches:
-            yield batch.events
-
-
-async def _one_by_one(batches: AsyncGenerator[Sequence[DialogEvent], None]) -> AsyncGenerator[DialogEvent, None]:
-    async with aclosing(batches):
-        async for batch in batches:
-            for event in batch:
-                yield event
+    shape = turn_shape(chat, options, message_id=turn.message_id, session_id=session.id)
+    batches = followed(conversations.follow(principal, chat.id, session.id, turn.message_id))
+    return await turn_reply(batches, shape, streamed=streamed, whole=sdk_result)
 
 
 @bp.get("/api/v1/chats/<chat_id>/sessions/<session_id>/messages/<message_id>/events")
