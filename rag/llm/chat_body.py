@@ -89,7 +89,7 @@ async def chat_body(
     else:
         told = await run_in(Lane.TEXT, messages, request, endpoint, model=info.name, marked=marked)
     return {
-        **family.fields(fields, reasoning=endpoint.reasoning),
+        **family.fields(fields, model=endpoint.model, reasoning=endpoint.reasoning),
         "messages": family.messages(told, has_tools=bool(request.tools)),
     }
 

@@ -5,7 +5,7 @@ Whoever writes a request in the form of OpenAI's chat completions uses it so, wh
     family.validate_tools(request.tools)                     raises InvalidInput before the call
     family.parameters(tool.parameters)                       a tool's schema as the provider takes it
     family.messages(messages, has_tools=bool(body_tools))    the messages as the provider takes them
-    family.fields(fields, reasoning=endpoint.reasoning)      all other fields: sampling, tools, tool_choice, ...
+    family.fields(fields, model=..., reasoning=...)          all other fields: sampling, tools, tool_choice, ...
     family.asks_usage                                        whether to send `stream_options: {include_usage: true}`
     family.gives_reasoning_back                              whether `Turn.reasoning` of a tool round goes back, as
                                                              `reasoning_content` of the assistant's message
@@ -36,6 +36,7 @@ _SEES: Final = re.compile(
 _THINKS: Final = re.compile(
     r"(^|[-/])o[134](-|$)|gpt-5|gpt-oss|deepseek-r|-r1|reason|think|qwq|qwen-?3|magistral", re.I
 )
+_CLAUDE: Final = re.compile(r"(^|[^a-z])claude([^a-z]|$)", re.I)
 _MAX_SCHEMAS_BYTES: Final = 256 << 10
 
 
@@ -110,10 +111,24 @@ class Family:
             return told_in_words(messages)
         return [dict(message) for message in messages]
 
-    def fields(self, fields: Mapping[str, Any], *, reasoning: bool = False) -> dict[str, Any]:
-        """All fields of a request but its messages, as the provider takes them; `reasoning`: the model thinks."""
+    def fields(self, fields: Mapping[str, Any], *, model: str = "", reasoning: bool = False) -> dict[str, Any]:
+        """All fields of a request but its messages, as the provider takes them.
+
+        Claude refuses `temperature` and `top_p` together from 4.5 on, whoever serves it: the former counts.
+
+        Args:
+            model: The model's name at the provider.
+            reasoning: Whether it thinks.
+        """
         names = dict(self.renamed)
-        return {names.get(name, name): value for name, value in fields.items() if name not in self.unsent}
+        found = {names.get(name, name): value for name, value in fields.items() if name not in self.unsent}
+        if "temperature" in found and self.maybe_claude(model):
+            found.pop("top_p", None)
+        return found
+
+    def maybe_claude(self, model: str) -> bool:
+        """Whether Anthropic's Claude may answer by this name."""
+        return _CLAUDE.search(model) is not None
 
     def _validate_names(self, tool: ToolSpec) -> None:
         if re.fullmatch(self.tool_name, tool.name) is None:

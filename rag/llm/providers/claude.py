@@ -10,21 +10,15 @@ from rag.llm.providers.base import Family, Message, without_empty
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClaudeFamily(Family):
-    """Takes no empty text, and no history with tool calls unless tools are offered; LiteLLM turns down the latter.
-
-    From 4.5 on its models refuse `temperature` and `top_p` together: the former counts.
-    """
+    """Takes no empty text, and no history with tool calls unless tools are offered; LiteLLM turns down the latter."""
 
     def messages(self, messages: Sequence[Message], *, has_tools: bool) -> list[dict[str, Any]]:
         # `super()` without arguments does not work in a dataclass with slots.
         told = Family.messages(self, without_empty(messages), has_tools=has_tools)
         return [message | {"content": "(nothing)"} if _says_nothing(message) else message for message in told]
 
-    def fields(self, fields: Mapping[str, Any], *, reasoning: bool = False) -> dict[str, Any]:
-        found = Family.fields(self, fields, reasoning=reasoning)
-        if "temperature" in found:
-            found.pop("top_p", None)
-        return found
+    def maybe_claude(self, model: str) -> bool:
+        return True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +28,10 @@ class BedrockFamily(ClaudeFamily):
         known = any(vendor in model for vendor in ("anthropic.", "amazon.nova"))
         found = Family.capabilities_of(self, model)
         return found if known else _without_caching(found)
+
+    def maybe_claude(self, model: str) -> bool:
+        # The name of an inference profile does not say whose model it is.
+        return model.startswith("arn:") or Family.maybe_claude(self, model)
 
 
 def _says_nothing(message: Mapping[str, Any]) -> bool:

@@ -11,8 +11,8 @@ from rag.llm.providers.base import Family
 class XaiFamily(Family):
     """Its reasoning models turn down penalties and stop words."""
 
-    def fields(self, fields: Mapping[str, Any], *, reasoning: bool = False) -> dict[str, Any]:
-        found = Family.fields(self, fields, reasoning=reasoning)
+    def fields(self, fields: Mapping[str, Any], *, model: str = "", reasoning: bool = False) -> dict[str, Any]:
+        found = Family.fields(self, fields, model=model, reasoning=reasoning)
         if reasoning:
             for name in ("frequency_penalty", "presence_penalty", "stop"):
                 found.pop(name, None)
@@ -23,8 +23,8 @@ class XaiFamily(Family):
 class ZhipuFamily(Family):
     """Lets models choose tools for themselves only, takes one stop word, and temperatures up to 1."""
 
-    def fields(self, fields: Mapping[str, Any], *, reasoning: bool = False) -> dict[str, Any]:
-        found = Family.fields(self, fields, reasoning=reasoning)
+    def fields(self, fields: Mapping[str, Any], *, model: str = "", reasoning: bool = False) -> dict[str, Any]:
+        found = Family.fields(self, fields, model=model, reasoning=reasoning)
         if found.get("tool_choice") == "none":
             found.pop("tools", None)
         if found.get("tool_choice") != "auto":

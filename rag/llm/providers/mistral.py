@@ -26,8 +26,8 @@ class MistralFamily(Family):
                 message["tool_call_id"] = its_id(str(message["tool_call_id"]))
         return found
 
-    def fields(self, fields: Mapping[str, Any], *, reasoning: bool = False) -> dict[str, Any]:
-        found = Family.fields(self, fields, reasoning=reasoning)
+    def fields(self, fields: Mapping[str, Any], *, model: str = "", reasoning: bool = False) -> dict[str, Any]:
+        found = Family.fields(self, fields, model=model, reasoning=reasoning)
         if found.get("tool_choice") == "required":
             found["tool_choice"] = "any"
         return found

@@ -96,13 +96,29 @@ def test_claude_gets_no_empty_text(name: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["anthropic", "bedrock"])
-def test_claude_gets_temperature_or_top_p_but_not_both(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "model", "both"),
+    [
+        ("anthropic", "claude-sonnet-4-5", False),
+        ("anthropic", "", False),
+        ("bedrock", "us.anthropic.claude-haiku-4-5-20251001-v1:0", False),
+        ("bedrock", "arn:aws:bedrock:us-east-1:1:application-inference-profile/x1", False),
+        ("bedrock", "amazon.nova-pro-v1:0", True),
+        ("bedrock", "openai.gpt-oss-120b-1:0", True),
+        ("bedrock", "arn:aws:bedrock:us-east-1::foundation-model/amazon.nova-pro-v1:0", False),
+        ("compatible", "anthropic/claude-sonnet-4.5", False),
+        ("compatible", "Claude-3-Opus", False),
+        ("compatible", "google/gemini-2.5-pro", True),
+        ("local", "claudette", True),
+    ],
+)
+def test_claude_gets_temperature_or_top_p_but_not_both(name: str, model: str, both: bool) -> None:
+    """Whoever serves it. What an ARN names is not always seen in it."""
     family = FAMILIES[name]
-    both = {"temperature": 0.0, "top_p": 0.3, "max_tokens": 9}
-    assert family.fields(both) == {"temperature": 0.0, "max_tokens": 9}
-    assert family.fields({"top_p": 0.3}) == {"top_p": 0.3}
-    assert FAMILIES["compatible"].fields(both) == both
+    asked = {"temperature": 0.0, "top_p": 0.3, "max_tokens": 9}
+    expected = asked if both else {"temperature": 0.0, "max_tokens": 9}
+    assert family.fields(asked, model=model) == expected
+    assert family.fields({"top_p": 0.3}, model=model) == {"top_p": 0.3}
 
 
 def test_mistral_gets_ids_and_fields_it_takes() -> None:
