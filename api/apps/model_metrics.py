@@ -22,6 +22,7 @@ class ModelMetrics:
     def __init__(self, registry: CollectorRegistry, listed: Callable[[], Collection[tuple[str, str]]]) -> None:
         """`listed` gives the server's own models, as (provider, model)."""
         self._listed = listed
+        self._own: set[tuple[str, str]] = set()
         self._calls = Counter("parley_model_calls", "Model calls.", (*_LABELS, "outcome"), registry=registry)
         self._tokens = Counter(
             "parley_model_tokens",
@@ -76,4 +77,7 @@ class ModelMetrics:
 
     def _labels(self, call: ModelCall) -> tuple[str, str]:
         pair = (call.provider, call.model.rpartition("@")[0] or call.model)
-        return pair if pair in self._listed() else (OTHER, OTHER)
+        # Kept once it was listed: its labels are never dropped, and to list all models takes longer than all else here.
+        if pair not in self._own and pair in self._listed():
+            self._own.add(pair)
+        return pair if pair in self._own else (OTHER, OTHER)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 
 import structlog
 
@@ -27,7 +27,8 @@ RETRY_S = 5.0
 
 _WIDTHS = {name: getattr(Usage, name).max_length for name in ("model", "provider", "purpose", "arm", "outcome")}
 
-_COLUMNS = (*(field.name for field in fields(ModelCall)), "create_time")
+_FIELDS = tuple(field.name for field in fields(ModelCall))
+_COLUMNS = (*_FIELDS, "create_time")
 _COUNTS = (
     "prompt_tokens",
     "completion_tokens",
@@ -192,7 +193,7 @@ def _is_billed(call: ModelCall) -> bool:
 def _row(call: ModelCall) -> dict[str, object]:
     """The columns of `call`. What is too long or too large for its column is cut: one that is refused makes all rows
     of its write go one by one."""
-    values: dict[str, object] = asdict(call)
+    values: dict[str, object] = {name: getattr(call, name) for name in _FIELDS}
     for name, width in _WIDTHS.items():
         values[name] = str(values[name])[:width]
     for name in _COUNTS:
