@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Final
 
-from quart import Response
+from quart import Response, request
 
 from api.apps import repr_texts
 from api.apps.answer_wire import (
@@ -15,8 +15,11 @@ from api.apps.answer_wire import (
     answer_object,
     crash_frames,
 )
+from api.apps.body import as_object, raw
 from api.apps.context import services
 from api.apps.envelope import Refused, uncaught
+from api.apps.sdk.chat_wire import check_name
+from api.apps.sdk.session import DEFAULT_NAME
 from api.apps.sse import frame, stream_response
 from api.db.services.conversation_service import Batch
 from api.db.services.dialog_service import AskOptions
@@ -27,6 +30,38 @@ from rag.core.events import DialogEvent
 from rag.core.types import Principal
 
 Batches = AsyncGenerator[Sequence[DialogEvent], None]
+
+OWN_KEYS: Final = frozenset({"question", "session_id", "stream", "name", "user_id", "quote", "doc_ids", "kb_ids"})
+"""What a call says besides the values of the prompt's variables."""
+
+
+async def call_body() -> dict[str, Any]:
+    """The body of a call. An empty one, and one that is not JSON, ask the empty question in a new session."""
+    if not await request.get_data():
+        return {"question": ""}
+    value = await raw()
+    return as_object(value) if value else {"question": ""}
+
+
+def question_of_call(body: dict[str, Any]) -> str:
+    """The question of a call in a session.
+
+    Raises:
+        Refused: 100, there is none, or it is no text.
+    """
+    if "question" not in body:
+        raise uncaught(repr_texts.NO_QUESTION)
+    question = body["question"]
+    if not isinstance(question, str):
+        raise uncaught(repr_texts.wrong_type("question must be str", question))
+    return question
+
+
+async def new_session(principal: Principal, chat: DialogRecord, body: dict[str, Any]) -> ConversationRecord:
+    """The session that a call opens which names none."""
+    name = check_name(body.get("name") or DEFAULT_NAME)
+    user_id = str(body.get("user_id") or "")
+    return await services().conversations.create(principal, chat.id, name=name, user_id=user_id)
 
 
 async def call_options(

@@ -2,12 +2,14 @@
 tenant; sessions that are made with it are kept apart from the tenant's own, and out of each other's way by ids that
 nobody can guess."""
 
+from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
 from quart import Blueprint, Response
 
 from api.apps import repr_texts
-from api.apps.ask_models import AskKnowledge, RelatedTo, RetrievalTest, SearchApp
+from api.apps.answer_wire import END_FRAME_WITH_MESSAGE, crash_frames, error_frame
+from api.apps.ask_models import AskKnowledge, RelatedTo, RetrievalTest, SearchApp, ShareAsk
 from api.apps.ask_wire import answer_from, not_supported, own_datasets, refuse_search_app
 from api.apps.auth import marked, share_required
 from api.apps.body import required
@@ -16,6 +18,19 @@ from api.apps.envelope import json_result, sdk_result, uncaught
 from api.apps.openapi import describe
 from api.apps.retrieval_test import search_datasets
 from api.apps.sdk.lists import refused
+from api.apps.sse import stream_response
+from api.apps.turn_wire import (
+    OWN_KEYS,
+    call_body,
+    call_options,
+    followed,
+    new_session,
+    opener_frame,
+    question_of_call,
+    turn_reply,
+    turn_shape,
+)
+from api.db.services.records import ConversationRecord
 from rag.core.errors import NotFound
 from rag.core.types import Principal
 
@@ -33,6 +48,50 @@ async def chatbot_info(principal: Principal, chat_id: str) -> Response:
         raise refused(f"Can't find dialog by ID: {chat_id}") from error
     opener = str(chat.prompt_config.get("prologue") or "")
     return sdk_result({"title": chat.name, "avatar": chat.icon, "prologue": opener})
+
+
+@bp.post("/chatbots/<chat_id>/completions")
+@share_required
+@describe(request=ShareAsk, tag="bots")
+async def chatbot_complete(principal: Principal, chat_id: str) -> Response:
+    """Ask in a session of a chat bot; the answer is streamed unless `stream` is false."""
+    body = await call_body()
+    streamed, session_id = bool(body.get("stream", True)), body.get("session_id")
+    try:
+        chat = await services().assistants.get(principal, chat_id)
+        if not session_id:
+            return _opened(await new_session(principal, chat, body), streamed=streamed)
+        session = await services().conversations.get(principal, chat.id, str(session_id))
+    except NotFound as error:
+        return _broken("Dialog not found" if error.kind == "chat" else "Session not found!", streamed=streamed)
+    question = question_of_call(body)
+    options = await call_options(principal, body, OWN_KEYS, quote=False)
+    conversations = services().conversations
+    turn = await conversations.begin_turn(principal, chat.id, session.id, question, options=options)
+    shape = turn_shape(chat, options, message_id=turn.message_id, session_id=session.id, with_message=True)
+    batches = followed(conversations.follow(principal, chat.id, session.id, turn.message_id))
+    return await turn_reply(batches, shape, streamed=streamed, whole=sdk_result)
+
+
+def _opened(session: ConversationRecord, *, streamed: bool) -> Response:
+    """What is said where a session was opened: the frame, which is the text of an answer that is not streamed (a
+    quirk)."""
+    opener = opener_frame(session)
+    return _stream_of(opener + END_FRAME_WITH_MESSAGE) if streamed else sdk_result(opener.decode())
+
+
+def _broken(text: str, *, streamed: bool) -> Response:
+    """An assertion of the original. Its stream breaks there; ours says why, and ends."""
+    if streamed:
+        return _stream_of(error_frame(text) + END_FRAME_WITH_MESSAGE)
+    raise uncaught(repr_texts.failed_check(text))
+
+
+def _stream_of(frames: bytes) -> Response:
+    async def written() -> AsyncIterator[bytes]:
+        yield frames
+
+    return stream_response(written(), on_crash=crash_frames(with_message=True))
 
 
 @bp.post("/searchbots/ask")

@@ -3,21 +3,17 @@ are our own)."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Final
 
 from quart import Blueprint, Response, request
 
-from api.apps import repr_texts
 from api.apps.answer_wire import END_FRAME_WITH_MESSAGE, crash_frames
 from api.apps.auth import api_key_required
-from api.apps.body import as_object, raw
 from api.apps.context import services
-from api.apps.envelope import Refused, sdk_result, uncaught
+from api.apps.envelope import Refused, sdk_result
 from api.apps.openapi import describe
 from api.apps.sdk.chat_models import Ask, FollowQuery
-from api.apps.sdk.chat_wire import check_name
 from api.apps.sdk.lists import refused
-from api.apps.sdk.session import DEFAULT_NAME
 from api.apps.sse import (
     CRASHED,
     HEARTBEAT,
@@ -28,7 +24,17 @@ from api.apps.sse import (
     named_frame,
     stream_response,
 )
-from api.apps.turn_wire import call_options, followed, opener_frame, turn_reply, turn_shape
+from api.apps.turn_wire import (
+    OWN_KEYS,
+    call_body,
+    call_options,
+    followed,
+    new_session,
+    opener_frame,
+    question_of_call,
+    turn_reply,
+    turn_shape,
+)
 from api.db.services.conversation_service import Batch
 from api.db.services.dialog_service import AskOptions
 from api.db.services.records import ConversationRecord, DialogRecord
@@ -40,15 +46,13 @@ bp = Blueprint("completions", __name__)
 
 _CRASH_EVENT: Final = b"event: failed\ndata: %b\n\n" % dumps({"code": "internal", "message": CRASHED, "answer": ""})
 
-_OWN_KEYS: Final = frozenset({"question", "session_id", "stream", "name", "user_id", "quote", "doc_ids", "kb_ids"})
-
 
 @bp.post("/api/v1/chats/<chat_id>/completions")
 @api_key_required
 @describe(request=Ask, tag="sessions")
 async def complete(principal: Principal, chat_id: str) -> Response:
     """Ask in a session; the answer is streamed unless `stream` is false."""
-    body = await _body()
+    body = await call_body()
     try:
         chat = await services().assistants.get(principal, chat_id)
     except NotFound as error:
@@ -56,35 +60,17 @@ async def complete(principal: Principal, chat_id: str) -> Response:
     streamed = bool(body.get("stream", True))
     session_id = body.get("session_id")
     if not session_id:
-        session = await _new_session(principal, chat, body)
+        session = await new_session(principal, chat, body)
         if streamed:
             return stream_response(_opened(session), on_crash=crash_frames())
         # Without a session the question is discarded and the empty one answered (a quirk).
         body["question"] = ""
     else:
         session = await _session(principal, chat, str(session_id))
-        if "question" not in body:
-            raise uncaught(repr_texts.NO_QUESTION)
-    question = body["question"]
-    if not isinstance(question, str):
-        raise uncaught(repr_texts.wrong_type("question must be str", question))
+    question = question_of_call(body)
     return await _answer(
-        principal, chat, session, question, await call_options(principal, body, _OWN_KEYS), streamed=streamed
+        principal, chat, session, question, await call_options(principal, body, OWN_KEYS), streamed=streamed
     )
-
-
-async def _body() -> dict[str, Any]:
-    """An empty body, and one that is not JSON, ask the empty question in a new session."""
-    if not await request.get_data():
-        return {"question": ""}
-    value = await raw()
-    return as_object(value) if value else {"question": ""}
-
-
-async def _new_session(principal: Principal, chat: DialogRecord, body: dict[str, Any]) -> ConversationRecord:
-    name = check_name(body.get("name") or DEFAULT_NAME)
-    user_id = str(body.get("user_id") or "")
-    return await services().conversations.create(principal, chat.id, name=name, user_id=user_id)
 
 
 async def _session(principal: Principal, chat: DialogRecord, session_id: str) -> ConversationRecord:

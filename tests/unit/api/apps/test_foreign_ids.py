@@ -42,6 +42,12 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("POST", "/api/v1/sessions/ask"): {"question": "words", "dataset_ids": ["{dataset_id}"]},
     ("POST", "/api/v1/sessions/related_questions"): {"question": "words", "industry": "rail"},
+    ("POST", "/api/v1/chatbots/<chat_id>/completions"): {
+        "question": "words",
+        "session_id": "{session_id}",
+        "stream": False,
+        "kb_ids": ["{dataset_id}"],
+    },
     ("POST", "/api/v1/searchbots/ask"): {"question": "words", "kb_ids": ["{dataset_id}"]},
     ("POST", "/api/v1/searchbots/retrieval_test"): {
         "question": "words",
