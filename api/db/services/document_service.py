@@ -11,6 +11,7 @@ from api.db.services.document_changes import apply_changes
 from api.db.services.document_intake import NewFile, take_in, taken
 from api.db.services.document_rows import matching, record_of, records_of, within_times
 from api.db.services.index_follow import Enqueued, IndexFollower
+from api.db.services.metadata_filter import fields_of
 from api.db.services.names import clean_file_name
 from api.db.services.owned import (
     in_groups,
@@ -134,6 +135,10 @@ class DocumentService:
             return record_of(own_document_anywhere(principal, document_id), now_ms(self._clock))
 
         return await self._db.run(read)
+
+    async def meta_fields(self, principal: Principal, dataset_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """By id, those of the documents that have metadata; datasets that are not the principal's have none."""
+        return await self._db.run(lambda: fields_of(principal, dataset_ids))
 
     async def first_outside(self, principal: Principal, dataset_ids: Sequence[str], ids: Sequence[str]) -> str | None:
         """The first of `ids` that is no document of these datasets of the principal; None if all are."""
