@@ -11,6 +11,7 @@ from rag.core.types import TokenUsage
 from rag.llm.base import ChatRequest, Delta, Finish, ToolFragment
 from rag.llm.chat_body import as_json, chat_body, is_big
 from rag.llm.chat_reply import ended
+from rag.llm.token_usages import tokens_of
 from rag.llm.tool_calls import ToolCallAssembler
 from rag.llm.upstream_lane import UpstreamLane
 
@@ -120,9 +121,9 @@ class CohereReader:
         tokens = _mapping(usage.get("tokens")) or _mapping(usage.get("billed_units"))
         if tokens:
             self._usage = TokenUsage(
-                prompt_tokens=_count(tokens.get("input_tokens")),
-                completion_tokens=_count(tokens.get("output_tokens")),
-                cached_tokens=_count(usage.get("cached_tokens")),
+                prompt_tokens=tokens_of(tokens.get("input_tokens")),
+                completion_tokens=tokens_of(tokens.get("output_tokens")),
+                cached_tokens=tokens_of(usage.get("cached_tokens")),
             )
 
 
@@ -132,7 +133,3 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _count(value: object) -> int:
-    return int(value) if isinstance(value, int | float) and value > 0 else 0

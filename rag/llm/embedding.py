@@ -20,6 +20,7 @@ from rag.llm import litellm_port
 from rag.llm.base import Embedded
 from rag.llm.endpoint import Endpoint
 from rag.llm.token_estimate import estimate_tokens
+from rag.llm.token_usages import tokens_of
 from rag.llm.upstream_call import UpstreamCall
 
 BATCH_TEXTS: Final = 64
@@ -131,7 +132,7 @@ class ProviderEmbedder:
         found = await self._all(batches, query=query)
         vectors = await run_in(Lane.TEXT, self._pooled, found, batches, len(texts))
         estimated = any(rows.estimated for rows in found)
-        return Embedded(vectors=vectors, tokens=sum(rows.tokens for rows in found), estimated=estimated)
+        return Embedded(vectors=vectors, tokens=tokens_of(*(rows.tokens for rows in found)), estimated=estimated)
 
     async def _all(self, batches: list[list["_Window"]], *, query: bool) -> list[Rows]:
         """The rows of all batches; the first failure ends the others."""
@@ -221,8 +222,7 @@ def rows_of(reply: Any, count: int, name: str) -> Rows:
     if vectors.ndim != 2 or not vectors.shape[1]:
         raise ModelBadOutput(f"{name!r} gave vectors that cannot be read.", model=name)
     usage = reply.get("usage")
-    tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
-    return Rows(vectors, tokens if isinstance(tokens, int) and tokens > 0 else 0)
+    return Rows(vectors, tokens_of(usage.get("prompt_tokens")) if isinstance(usage, dict) else 0)
 
 
 def _vector(value: Any) -> Matrix:

@@ -12,6 +12,7 @@ from rag.llm.base import ChatRequest, Delta, ToolFragment
 from rag.llm.chat_body import as_json, chat_body, is_big
 from rag.llm.chat_reply import ended
 from rag.llm.interactions_body import interactions_body
+from rag.llm.token_usages import tokens_of
 from rag.llm.tool_calls import ToolCallAssembler, signed_for
 from rag.llm.upstream_lane import UpstreamLane
 
@@ -128,13 +129,13 @@ class InteractionsReader:
         self._status = "" if status in ("in_progress", "queued") else status
         usage = _mapping(interaction.get("usage"))
         if usage:
-            thinking = _count(usage.get("total_thought_tokens"))
+            thinking = usage.get("total_thought_tokens")
             self._usage = TokenUsage(
                 # What its own tools brought was read as well.
-                prompt_tokens=_count(usage.get("total_input_tokens")) + _count(usage.get("total_tool_use_tokens")),
-                completion_tokens=_count(usage.get("total_output_tokens")) + thinking,
-                cached_tokens=_count(usage.get("total_cached_tokens")),
-                reasoning_tokens=thinking,
+                prompt_tokens=tokens_of(usage.get("total_input_tokens"), usage.get("total_tool_use_tokens")),
+                completion_tokens=tokens_of(usage.get("total_output_tokens"), thinking),
+                cached_tokens=tokens_of(usage.get("total_cached_tokens")),
+                reasoning_tokens=tokens_of(thinking),
             )
 
 
@@ -149,7 +150,3 @@ def _text(value: object) -> str:
 def _texts(content: object) -> str:
     parts = content if isinstance(content, list) else []
     return "".join(_text(_mapping(part).get("text")) for part in parts)
-
-
-def _count(value: object) -> int:
-    return value if isinstance(value, int) and value > 0 else 0

@@ -12,6 +12,7 @@ from rag.llm import litellm_port
 from rag.llm.base import Reranked
 from rag.llm.endpoint import Endpoint
 from rag.llm.token_estimate import estimate_tokens
+from rag.llm.token_usages import tokens_of
 from rag.llm.upstream_call import UpstreamCall
 
 _DEFAULT_CONTEXT: Final = 4096
@@ -85,7 +86,7 @@ class ProviderReranker:
             scores[part] = await run_in(Lane.TEXT, scores_of, reply, len(texts), self.name)
             counted = _tokens(reply)
             estimated = estimated or not counted
-            tokens += counted or await run_in(Lane.TEXT, _estimated, query, texts)
+            tokens = tokens_of(tokens, counted or await run_in(Lane.TEXT, _estimated, query, texts))
         return Reranked(scores=scores, tokens=tokens, estimated=estimated)
 
 
@@ -117,8 +118,7 @@ def scores_of(reply: Any, count: int, name: str) -> Vector:
 
 def _tokens(reply: Any) -> int:
     usage = reply.get("usage") if isinstance(reply, dict) else None
-    tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
-    return tokens if isinstance(tokens, int) and tokens > 0 else 0
+    return tokens_of(usage.get("total_tokens")) if isinstance(usage, dict) else 0
 
 
 def _estimated(query: str, texts: Sequence[str]) -> int:

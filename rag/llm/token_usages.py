@@ -13,7 +13,19 @@ _CACHED: Final = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_
 _WRITTEN: Final = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
 _REASONING: Final = ("reasoning_tokens",)
 MOST_TOKENS: Final = 1_000_000_000
-"""Of one call; who says more made it up, and such a figure must not reach sums and rows that cannot hold it."""
+"""Of one call; who says more made it up, and such a figure must not reach sums and rows that cannot hold it. Whoever
+reads a figure of a provider's reads it through `tokens_of`."""
+
+
+def tokens_of(*figures: object) -> int:
+    """The sum of what a provider says of one call, 0 to `MOST_TOKENS`. What is no number or above that counts as 0."""
+    # Of a float that is not a number every comparison is false.
+    fair = (
+        int(figure)
+        for figure in figures
+        if isinstance(figure, int | float) and not isinstance(figure, bool) and 0 < figure <= MOST_TOKENS
+    )
+    return min(sum(fair), MOST_TOKENS)
 
 
 def token_usage(usage: Mapping[str, Any]) -> TokenUsage:
@@ -24,7 +36,7 @@ def token_usage(usage: Mapping[str, Any]) -> TokenUsage:
     reasoning = _count(_REASONING, completion_details, usage)
     # xAI counts thinking beside the completion, all others within it; the total tells.
     if reasoning and usage.get("total_tokens") == prompt + completion + reasoning:
-        completion += reasoning
+        completion = tokens_of(completion, reasoning)
     return TokenUsage(
         prompt_tokens=prompt,
         completion_tokens=completion,
@@ -41,7 +53,6 @@ def _details(usage: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
 def _count(names: tuple[str, ...], *places: Mapping[str, Any]) -> int:
     for place in places:
         for name in names:
-            value = place.get(name)
-            if isinstance(value, int) and 0 < value <= MOST_TOKENS:
+            if value := tokens_of(place.get(name)):
                 return value
     return 0

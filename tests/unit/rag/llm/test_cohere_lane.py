@@ -59,6 +59,14 @@ async def test_all_parts_of_a_reply_come_through(cohere: CohereLane, upstream: F
     assert deltas[-1].usage == TokenUsage(prompt_tokens=11, completion_tokens=8, cached_tokens=4)
 
 
+@pytest.mark.parametrize("told", [10**12, float("inf"), True, -1, "9"])
+def test_impossible_figures_count_nothing(told: object) -> None:
+    reader = CohereReader()
+    tokens = {"input_tokens": told, "output_tokens": 3.0}
+    reader.read({"type": "message-end", "delta": {"finish_reason": "COMPLETE", "usage": {"tokens": tokens}}})
+    assert reader.last()[-1].usage == TokenUsage(completion_tokens=3)
+
+
 async def test_fragments_come_where_they_are_asked_for(cohere: CohereLane, upstream: FaultyUpstream) -> None:
     upstream.will(Plan(tool_calls=CALLS[:1], arguments_split=5))
     for wanted in (True, False):

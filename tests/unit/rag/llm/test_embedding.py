@@ -15,6 +15,7 @@ from rag.llm.embedding import (
     rows_of,
     unit,
 )
+from rag.llm.token_usages import MOST_TOKENS
 from rag.llm.upstream_call import UpstreamCall
 from rag.testing.embedder_suite import EmbedderSuite
 from rag.testing.hash_embedder import HashEmbedder
@@ -79,6 +80,21 @@ async def test_tokens_are_estimated_where_nobody_counts(embedder: ProviderEmbedd
     services.usage = False
     guessed = await embedder.encode(["cats sleep all day"])
     assert (guessed.tokens, guessed.estimated) == (4, True)
+
+
+def test_impossible_figures_count_as_none() -> None:
+    for told in (10**12, True, 4.5e300):
+        reply = {"data": [{"embedding": [1.0, 0.0]}], "usage": {"prompt_tokens": told}}
+        assert rows_of(reply, 1, "m@Here").tokens == 0
+
+
+async def test_the_sum_of_all_requests_stays_within_bounds() -> None:
+    class Boastful:
+        async def embed(self, texts: Sequence[str], *, query: bool) -> Rows:
+            return Rows(np.ones((len(texts), 2), dtype=np.float32), MOST_TOKENS)
+
+    found = await ProviderEmbedder("m@Here", Boastful(), dim=2).encode(["word"] * (BATCH_TEXTS + 3))
+    assert (found.tokens, found.estimated) == (MOST_TOKENS, False)
 
 
 async def test_one_batch_that_nobody_counts_makes_the_sum_an_estimate() -> None:

@@ -136,6 +136,13 @@ def test_a_streamed_reply_is_read() -> None:
     assert last.usage == TokenUsage(prompt_tokens=7, completion_tokens=10, cached_tokens=1, reasoning_tokens=3)
 
 
+def test_impossible_figures_count_nothing() -> None:
+    reader = InteractionsReader()
+    usage = {"total_input_tokens": 10**9, "total_tool_use_tokens": 10**9, "total_output_tokens": 10**12}
+    reader.read({"event_type": "interaction.completed", "interaction": {"status": "completed", "usage": usage}})
+    assert reader.last()[-1].usage == TokenUsage(prompt_tokens=10**9)
+
+
 @pytest.mark.parametrize(
     ("status", "finish"), [("completed", "stop"), ("incomplete", "length"), ("in_progress", "cut_off"), ("", "cut_off")]
 )

@@ -1,8 +1,12 @@
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 
 from rag.core.errors import ModelBadOutput, ModelError, ModelOverloaded, ModelRefused, ModelTimeout
 from rag.llm.rerank import CompatibleRerank, ProviderReranker, scores_of
+from rag.llm.token_usages import MOST_TOKENS
 from rag.llm.upstream_call import UpstreamCall
 from rag.testing.plain_services import WordReranker
 from rag.testing.reranker_suite import PASSAGES, QUESTION, RerankerSuite
@@ -44,6 +48,22 @@ async def test_empty_passages_are_not_sent(reranker: ProviderReranker, services:
     assert len(sent.body["documents"]) == sent.body["top_n"] == len(PASSAGES) - 1
     assert not (await reranker.rerank(" ", PASSAGES)).scores.any()
     assert len(services.calls) == 1
+
+
+async def test_impossible_figures_count_as_none() -> None:
+    class Boastful:
+        def __init__(self, told: object) -> None:
+            self.told = told
+
+        async def rerank(self, question: str, passages: Sequence[str]) -> Any:
+            results = [{"index": place, "relevance_score": 0.5} for place in range(len(passages))]
+            return {"results": results, "usage": {"total_tokens": self.told}}
+
+    for told, meant in ((10**12, (6, True)), (True, (6, True)), (MOST_TOKENS, (MOST_TOKENS, False))):
+        found = await ProviderReranker("m@Here", Boastful(told)).rerank("one two", ["three", "four"])
+        assert (found.tokens, found.estimated) == meant
+    many = await ProviderReranker("m@Here", Boastful(MOST_TOKENS)).rerank("one two", ["three"] * 1001)
+    assert many.tokens == MOST_TOKENS
 
 
 async def test_tokens_are_estimated_where_nobody_counts(reranker: ProviderReranker, services: ServicesUpstream) -> None:

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from rag.core.types import TokenUsage
-from rag.llm.token_usages import token_usage
+from rag.llm.token_usages import MOST_TOKENS, token_usage, tokens_of
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,26 @@ from rag.llm.token_usages import token_usage
 )
 def test_what_providers_say(said: dict[str, Any], meant: TokenUsage) -> None:
     assert token_usage(said) == meant
+
+
+@pytest.mark.parametrize(
+    ("figures", "meant"),
+    [
+        ((), 0),
+        ((7,), 7),
+        ((7.0, 5), 12),
+        ((None, "7", True, [], -3, 4), 4),
+        ((MOST_TOKENS,), MOST_TOKENS),
+        ((MOST_TOKENS + 1, 2**63, 1e300, float("inf"), float("nan")), 0),
+        ((MOST_TOKENS, MOST_TOKENS), MOST_TOKENS),
+    ],
+)
+def test_figures_that_are_none_count_nothing_and_sums_stay_within_bounds(
+    figures: tuple[object, ...], meant: int
+) -> None:
+    assert tokens_of(*figures) == meant
+
+
+def test_thinking_beside_the_completion_stays_within_bounds() -> None:
+    said = {"completion_tokens": MOST_TOKENS, "reasoning_tokens": MOST_TOKENS, "total_tokens": 2 * MOST_TOKENS}
+    assert token_usage(said) == TokenUsage(completion_tokens=MOST_TOKENS, reasoning_tokens=MOST_TOKENS)
