@@ -5,6 +5,8 @@ goes back to the model, and the next streaming call goes on: a turn with one too
 between turns; a tool that fails in whatever way is told to the model in words and fails nothing else.
 """
 
+import asyncio
+import math
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
@@ -34,6 +36,10 @@ class RoundLimits:
     `rounds`: requests to the model at most, from 1; the last permitted one is sent without tools. `timeout_s`: seconds
     the tools of one round may take. `result_tokens`: what one result may add to the prompt, and `room_tokens` what all
     of a turn may. `calls`: tools that run in one round.
+
+    With `closing` the requests before the last are research: their text is passed on as reasoning, and when the model
+    calls no more tools, it is asked once more, with `closing` and without tools, for the answer. Research also ends
+    after `research_s` seconds, in the middle of a reply if need be, and once it has taken `research_tokens`.
     """
 
     rounds: int = 4
@@ -41,6 +47,9 @@ class RoundLimits:
     result_tokens: int = 2000
     room_tokens: int = 16_000
     calls: int = 16
+    closing: Turn | None = None
+    research_s: float = 90.0
+    research_tokens: int = 60_000
 
 
 class Streams(Protocol):
@@ -87,23 +96,33 @@ async def run_rounds(
     turns, room = request.turns, limits.room_tokens
     usage: TokenUsage | None = None
     gap = ""
+    budget = _Budget(limits)
     for number in range(1, limits.rounds + 1):
         reply = _Reply()
-        asked = _asked(request, turns, specs if number < limits.rounds else (), first=number == 1)
-        async with aclosing(_replied(bundle, asked, reply, gap)) as events:
+        is_last = number == limits.rounds or budget.is_spent(usage)
+        if is_last and limits.closing is not None:
+            turns = (*turns, limits.closing)
+        asked = _asked(request, turns, () if is_last else specs, first=number == 1)
+        researches = limits.closing is not None and not is_last
+        replied = _researched(bundle, asked, reply, budget) if researches else _replied(bundle, asked, reply, gap)
+        async with aclosing(replied) as events:
             async for event in events:
                 if isinstance(event, TurnsDropped):
                     turns = event.kept
                 yield event
         usage = _sum(usage, reply.usage)
-        if not reply.calls or number == limits.rounds:
+        if researches and not reply.calls:
+            budget.end()
+            notes = "".join(reply.text).strip()
+            turns = (*turns, Turn(role="assistant", content=notes)) if notes else turns
+            continue
+        if not reply.calls or is_last:
             break
         calls = _usable(reply.calls, number)
         share = Share(tokens=min(limits.result_tokens, max(0, room) // len(calls)), count=bundle.count_tokens)
         said: dict[str, str] = {}
-        async with aclosing(
-            run_calls(calls, named, share, timeout_s=limits.timeout_s, most=limits.calls)
-        ) as happenings:
+        timeout_s = min(limits.timeout_s, budget.left_s)
+        async with aclosing(run_calls(calls, named, share, timeout_s=timeout_s, most=limits.calls)) as happenings:
             async for happening in happenings:
                 if isinstance(happening, ToolEnded):
                     said[happening.call.id] = happening.text_for_model
@@ -111,8 +130,51 @@ async def run_rounds(
         added = _turns_of(reply, calls, said)
         room -= sum(bundle.count_tokens(turn.content) + TURN_TOKENS for turn in added[1:])
         turns = (*turns, *added)
-        gap = "\n\n" if reply.text and "".join(reply.text).strip() else ""
+        gap = "\n\n" if not researches and "".join(reply.text).strip() else ""
     yield Delta(usage=usage, finish=reply.finish, model=reply.model)
+
+
+class _Budget:
+    """What is left for research; without research there is no end to it."""
+
+    def __init__(self, limits: RoundLimits) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self._limits = limits
+        self._until = math.inf if limits.closing is None else self._clock() + limits.research_s
+
+    @property
+    def left_s(self) -> float:
+        return max(0.0, self._until - self._clock())
+
+    def end(self) -> None:
+        self._until = 0.0
+
+    def is_spent(self, usage: TokenUsage | None) -> bool:
+        if self._limits.closing is None:
+            return False
+        return self.left_s <= 0 or (usage is not None and usage.total_tokens >= self._limits.research_tokens)
+
+
+async def _researched(
+    bundle: Streams, request: ChatRequest, reply: _Reply, budget: _Budget
+) -> AsyncGenerator[Delta | TurnsDropped, None]:
+    """One reply of the research: its text is yielded as reasoning. At the end of the time it is left as it is."""
+    async with aclosing(_replied(bundle, request, reply, "")) as events:
+        while True:
+            try:
+                async with asyncio.timeout(budget.left_s):
+                    event = await anext(events)
+            except StopAsyncIteration:
+                break
+            except TimeoutError:
+                # A call that was not told to its end cannot be carried out.
+                reply.calls = ()
+                break
+            if isinstance(event, Delta) and event.text:
+                event = replace(event, text="", reasoning=event.reasoning + event.text)
+            yield event
+        if reply.text or reply.reasoning:
+            yield Delta(reasoning="\n")
 
 
 def _asked(request: ChatRequest, turns: tuple[Turn, ...], specs: tuple[ToolSpec, ...], *, first: bool) -> ChatRequest:

@@ -25,6 +25,9 @@ PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     "knowledge": frozenset({"sources"}),
     "related": frozenset({"industry", "question"}),
     "session_title": frozenset({"conversation"}),
+    "research": frozenset(),
+    "research_answer": frozenset(),
+    "research_plan": frozenset({"asked", "found", "question"}),
     "summary": frozenset({"before", "history"}),
 }
 """Every prompt and what it takes."""

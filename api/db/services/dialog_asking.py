@@ -1,6 +1,6 @@
 """One question on its way to an answer: what every step of the pipeline is given."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -29,6 +29,16 @@ class Steps:
             yield
         finally:
             self.add(name, (self._clock.monotonic() - began) * 1000)
+
+    def until_first(self, name: str) -> Callable[[], None]:
+        """Note what passes from now until the first call of what this gives; further calls do nothing."""
+        began: list[float] = [self._clock.monotonic()]
+
+        def happened() -> None:
+            if began:
+                self.add(name, (self._clock.monotonic() - began.pop()) * 1000)
+
+        return happened
 
     def add(self, name: str, took_ms: float) -> None:
         self._taken_ms[name] = self._taken_ms.get(name, 0.0) + took_ms

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from api.db.services.records import DialogRecord
+from api.db.services.web_pages import WEB_KEY
 from rag.core.errors import InvalidInput
 from rag.llm.base import ModelInfo, ReplySchema, Sampling, ToolSpec
 
@@ -72,7 +73,8 @@ class AskOptions:
 
     `dataset_ids` come in addition to the chat's; `variables` are the values of the prompt's variables; `sampling`
     goes over the chat's settings where it says something, or, with `own_sampling`, takes their place. `model` is asked
-    instead of the chat's. `wishes` are further instructions, which follow the chat's system text.
+    instead of the chat's. `wishes` are further instructions, which follow the chat's system text. `speech` off keeps a
+    chat that speaks silent, for callers that have no use for its audio.
     """
 
     quote: bool = True
@@ -84,6 +86,7 @@ class AskOptions:
     model: str = ""
     form: ReplyForm = ReplyForm()
     wishes: tuple[str, ...] = ()
+    speech: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,8 +100,9 @@ class Brief:
 
     What the chat switches on: `keywords` are looked for in the question and searched as well, `cross_languages` are the
     languages that the question is searched in, `metadata_filter` is the contract's `meta_data_filter`, `rerank` names a
-    model that orders what was found, `web_key` is the key of the web search, `reasoning` searches in several rounds,
-    `speech` says the answer aloud.
+    model that orders what was found, `web_key` is the key of the web search (sealed, see `web_pages`), `reasoning`
+    searches in several rounds, `headings` adds passages below the headings of the best ones, `speech` says the answer
+    aloud.
     """
 
     model: str
@@ -125,8 +129,14 @@ class Brief:
     rerank: str = ""
     web_key: str = field(default="", repr=False)
     reasoning: bool = False
+    headings: bool = False
     speech: bool = False
     form: ReplyForm = ReplyForm()
+
+    @property
+    def searches(self) -> bool:
+        """Whether there is anything to search: datasets, or the web."""
+        return bool(self.dataset_ids or self.web_key)
 
 
 def brief_of_dialog(dialog: DialogRecord, options: AskOptions) -> Brief:
@@ -164,9 +174,10 @@ def brief_of_dialog(dialog: DialogRecord, options: AskOptions) -> Brief:
         cross_languages=_names(config.get("cross_languages")) or (),
         metadata_filter=dialog.meta_data_filter if isinstance(dialog.meta_data_filter, dict) else {},
         rerank=dialog.rerank_id,
-        web_key=str(config.get("tavily_api_key") or ""),
+        web_key=str(config.get(WEB_KEY) or "") if has_knowledge else "",
         reasoning=config.get("reasoning") is True,
-        speech=config.get("tts") is True,
+        headings=config.get("toc_enhance") is True,
+        speech=options.speech and config.get("tts") is True,
         form=options.form,
     )
 

@@ -25,7 +25,7 @@ _LEAST_CUT_TOKENS = 32
 class Material:
     """What the prompt is made of. `question` is the one that was searched for, the last of `turns` the one asked.
 
-    `reserved` tokens are kept free for tools and what they find; `searches` says that the model can search by itself.
+    `reserved` tokens are kept free for tools and what they find; `searching` tells a model how it can search by itself.
     `summary` tells what was said before `turns`, if anything was.
     """
 
@@ -38,7 +38,7 @@ class Material:
     quote: bool
     sampling: Sampling
     reserved: int = 0
-    searches: bool = False
+    searching: str = ""
     summary: str = ""
 
 
@@ -104,9 +104,8 @@ def _each_once(count: Count) -> Count:
 
 def _system(material: Material, prompts: Prompts, knowledge: str) -> str:
     text = material.system
-    if material.searches and not knowledge:
-        knowledge = prompts["agentic"].text
-    has_sources = bool(material.hits) or material.searches
+    knowledge = knowledge or material.searching
+    has_sources = bool(material.hits or material.searching)
     if has_sources and not has_slot(text, KNOWLEDGE):
         text = f"{text}\n\n{{{KNOWLEDGE}}}"
     filled = fill(text, {**material.values, KNOWLEDGE: knowledge})

@@ -9,9 +9,11 @@ from api.db.services.llm_service import LLMBundle
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchPlan:
-    """What to search for. `document_ids` None leaves all documents of the datasets in, () none of them."""
+    """What to search for. `queries` are further wordings, such as the question in other languages, which are searched
+    beside it. `document_ids` None leaves all documents of the datasets in, () none of them."""
 
     question: str
+    queries: tuple[str, ...] = ()
     document_ids: tuple[str, ...] | None = None
 
 

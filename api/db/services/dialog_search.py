@@ -1,21 +1,38 @@
-"""The passages that an answer may rest on."""
+"""The passages that an answer may rest on: from the datasets and from the web, side by side."""
 
-from dataclasses import replace
-from typing import Protocol
+import asyncio
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+import structlog
 
 from api.db.services.dialog_asking import Asking
 from api.db.services.dialog_brief import Brief
 from api.db.services.dialog_question import SearchPlan
+from api.db.services.dialog_sources import unranked
+from api.db.services.document_reader import Part, Reading
 from api.db.services.llm_service import LLMBundle
 from api.db.services.records import RetrievalRequest
+from api.db.services.reranking import WINDOW, Asked, Similarity, reranked
 from api.db.services.retrieval_service import LONGEST_QUESTION_CHARS
 from rag.core.blocking import Lane, run_in
-from rag.core.errors import NotFound
-from rag.core.types import Principal, Retrieved
+from rag.core.errors import NotFound, RagError, StoreError
+from rag.core.types import ChunkText, Hit, Principal, Retrieved
 from rag.llm.question import search_text
 from rag.llm.quotable import worth_reading
+from rag.retrieve.joined import joined
+from rag.retrieve.web_search import WebSearchFailed
 
+T = TypeVar("T")
+log = structlog.get_logger()
+
+MOST_QUERIES = 8
+"""Wordings of one question that are searched."""
 _SEARCHED_FOR_QUOTES = 24
+_BEST_HEADINGS = 3
+_AROUND = 3
+"""Passages before and after one of the best that may be added under its heading."""
 NOTHING = Retrieved(hits=(), total=0)
 
 
@@ -25,19 +42,166 @@ class Retrieval(Protocol):
     async def retrieve(self, principal: Principal, request: RetrievalRequest) -> Retrieved: ...
 
 
-async def found_for(asking: Asking, retrieval: Retrieval, bundle: LLMBundle, plan: SearchPlan) -> Retrieved:
-    """The passages to answer from. The built-in model reads fast: for it more are searched, and the best kept."""
-    brief, principal = asking.brief, asking.principal
+class Pages(Protocol):
+    """The web search; `WebPages`."""
+
+    async def find(self, principal: Principal, sealed: str, question: str) -> tuple[Hit, ...]: ...
+
+
+class Reader(Protocol):
+    """Reads documents; `DocumentReader`."""
+
+    async def read(self, principal: Principal, reading: Reading) -> Part: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sources:
+    """Where passages come from. `rerank_s` is how long a reranking model may take."""
+
+    retrieval: Retrieval
+    reader: Reader
+    pages: Pages | None = None
+    rerank_s: float = 5.0
+
+
+async def found_for(asking: Asking, sources: Sources, bundle: LLMBundle, plan: SearchPlan) -> Retrieved:
+    """The passages to answer from, best first: those of the datasets, then pages of the web.
+
+    Raises:
+        NotFound: a dataset or document that this call named is gone.
+        RagError: the datasets could not be searched. A web search, reranking and further passages under the same
+            heading that cannot be had are left out with a warning.
+    """
+    found, pages = await side_by_side([_in_datasets(asking, sources, bundle, plan), _on_the_web(asking, sources, plan)])
+    return replace(found, hits=(*found.hits, *pages.hits), total=found.total + pages.total)
+
+
+async def side_by_side(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """What each of them gives, in order; when one fails, the others are ended first."""
+    tasks = [asyncio.ensure_future(each) for each in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _in_datasets(asking: Asking, sources: Sources, bundle: LLMBundle, plan: SearchPlan) -> Retrieved:
+    brief, local = asking.brief, bundle.info.local
+    if not brief.dataset_ids or plan.document_ids == ():
+        return NOTHING
+    # The built-in model reads fast: for it more are searched, and the best kept.
+    most = max(brief.top_n, min(_SEARCHED_FOR_QUOTES, brief.top_k)) if local else brief.top_n
+    model = _reranker(asking)
+    # A model's score decides later: what it is not given, it cannot raise.
+    wide = brief if model is None else replace(brief, similarity_threshold=0.0)
+    wide = replace(wide, top_n=most if model is None else max(most, min(WINDOW, brief.top_k)))
     with asking.steps.timed("retrieve"):
-        if not bundle.info.local:
-            return await retrieved(retrieval, principal, brief, plan)
-        wide = replace(brief, top_n=max(brief.top_n, min(_SEARCHED_FOR_QUOTES, brief.top_k)))
-        found = await retrieved(retrieval, principal, wide, replace(plan, question=search_text(plan.question)))
-        if len(found.hits) <= brief.top_n:
-            return found
+        wordings = _wordings(plan, local=local)
+        searches = [retrieved(sources.retrieval, asking.principal, wide, each) for each in wordings]
+        found = joined(await side_by_side(searches), wide.top_n)
+    if model is not None:
+        with asking.steps.timed("rerank"):
+            found = await _reranked(model, sources, brief, plan.question, found)
+    found = replace(found, hits=found.hits[:most])
+    if local and len(found.hits) > brief.top_n:
         passages = [hit.chunk for hit in found.hits]
         kept = await run_in(Lane.TEXT, worth_reading, plan.question, passages, brief.top_n)
-        return replace(found, hits=tuple(found.hits[index] for index in kept))
+        found = replace(found, hits=tuple(found.hits[index] for index in kept))
+    if brief.headings and found.hits:
+        with asking.steps.timed("headings"):
+            found = replace(found, hits=(*found.hits, *await _below_headings(asking, sources, found.hits)))
+    return found
+
+
+def _wordings(plan: SearchPlan, *, local: bool) -> list[SearchPlan]:
+    """The searches of `plan`. For the built-in model, with the names that reports have for what is asked for."""
+    texts = [text for text in dict.fromkeys((plan.question, *plan.queries)) if text.strip()][:MOST_QUERIES]
+    texts = texts or [plan.question]
+    return [replace(plan, question=search_text(text) if local else text) for text in texts]
+
+
+def _reranker(asking: Asking) -> Similarity | None:
+    """The chat's reranking model. The two names that every chat may have mean nothing without a provider for them."""
+    brief, principal = asking.brief, asking.principal
+    if not brief.rerank:
+        return None
+    try:
+        return asking.models.bundle_rerank(
+            brief.rerank,
+            tenant_id=principal.tenant_id,
+            dialog_id=brief.dialog_id,
+            conversation_id=asking.session_id or None,
+            message_id=asking.message_id or None,
+            key_id=principal.key_id,
+        )
+    except NotFound:
+        log.info("reranker_not_there", model=brief.rerank, message=asking.message_id)
+        return None
+
+
+async def _reranked(model: Similarity, sources: Sources, brief: Brief, question: str, found: Retrieved) -> Retrieved:
+    """In the model's order, those whose score reaches the threshold; as found where the model gives no scores."""
+    asked = Asked(question=question, weight=brief.vector_similarity_weight, timeout_s=sources.rerank_s)
+    ordered = await reranked(model, found.hits, asked)
+    if ordered is None:
+        kept = [hit for hit in found.hits if hit.similarity >= brief.similarity_threshold]
+    else:
+        kept = [hit for hit in ordered if hit.vector_similarity >= brief.similarity_threshold]
+    return replace(found, hits=tuple(kept), total=len(kept))
+
+
+async def _on_the_web(asking: Asking, sources: Sources, plan: SearchPlan) -> Retrieved:
+    """Pages of the web; none where the search fails, which never fails the answer."""
+    if sources.pages is None or not asking.brief.web_key or not plan.question.strip():
+        return NOTHING
+    with asking.steps.timed("web_search"):
+        try:
+            pages = await sources.pages.find(asking.principal, asking.brief.web_key, plan.question)
+        except (WebSearchFailed, StoreError) as error:
+            log.warning("web_search_failed", message=asking.message_id, reason=error.message)
+            return NOTHING
+        return Retrieved(hits=pages, total=len(pages))
+
+
+async def _below_headings(asking: Asking, sources: Sources, hits: Sequence[Hit]) -> list[Hit]:
+    """The passages around the best ones, below the same heading; they come last, and are shown if there is room."""
+    known = {(hit.chunk.document_id, hit.chunk.ordinal) for hit in hits}
+    more: list[Hit] = []
+    for hit in [hit for hit in hits if hit.chunk.heading_path][:_BEST_HEADINGS]:
+        for chunk in await _around(asking, sources, hit.chunk):
+            if (chunk.document_id, chunk.ordinal) not in known:
+                known.add((chunk.document_id, chunk.ordinal))
+                more.append(replace(unranked(chunk), rank=len(hits) + len(more) + 1))
+    return more
+
+
+async def _around(asking: Asking, sources: Sources, chunk: ChunkText) -> list[ChunkText]:
+    """The passages next to `chunk`, as far as they stand below its heading."""
+    reading = Reading(
+        document=chunk.document_id,
+        dataset_ids=(chunk.dataset_id,),
+        first_passage=max(0, chunk.ordinal - _AROUND),
+        last_passage=chunk.ordinal + _AROUND,
+    )
+    try:
+        part = await sources.reader.read(asking.principal, reading)
+    except RagError as error:
+        log.warning("heading_not_read", message=asking.message_id, code=error.code)
+        return []
+    below = {
+        each.ordinal: each
+        for each in part.chunks
+        if each.heading_path == chunk.heading_path and each.version_id == chunk.version_id
+    }
+    found = []
+    for step in (1, -1):
+        ordinal = chunk.ordinal + step
+        while ordinal in below:
+            found.append(below[ordinal])
+            ordinal += step
+    return found
 
 
 async def retrieved(retrieval: Retrieval, principal: Principal, brief: Brief, plan: SearchPlan) -> Retrieved:

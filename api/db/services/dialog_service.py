@@ -6,27 +6,27 @@ prompt together, answer, cite. Nothing is kept between calls; who asks and for w
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import structlog
 
 from api.db.services.dialog_asking import Asking, Steps
 from api.db.services.dialog_brief import AskOptions, Brief, brief_of_ask, brief_of_dialog
 from api.db.services.dialog_citing import cited
-from api.db.services.dialog_history import cleaned
-from api.db.services.dialog_prompt import Material, PreparedPrompt, prepare
+from api.db.services.dialog_kit import Means, is_agentic, kit_for
+from api.db.services.dialog_prompt import PreparedPrompt
 from api.db.services.dialog_question import SearchPlan, search_plan
+from api.db.services.dialog_ready import Found, prepared, request_of, within_room
 from api.db.services.dialog_reply import Said, reply_events
-from api.db.services.dialog_search import NOTHING, Retrieval, found_for, retrieved
+from api.db.services.dialog_research import plans_searches, researched
+from api.db.services.dialog_search import NOTHING, Pages, Retrieval, Sources, found_for
+from api.db.services.dialog_speech import with_speech
 from api.db.services.llm_service import LLMBundle
 from api.db.services.model_catalogue import ModelCatalogue
 from api.db.services.records import DialogRecord
-from api.db.services.tool_sources import Reach
-from api.db.services.toolbox import Kit, Toolbox
-from api.db.services.toolbox import Turn as ToolTurn
-from rag.core.blocking import apart_if_long
+from api.db.services.toolbox import Toolbox
 from rag.core.clock import Clock
-from rag.core.errors import InvalidInput, ModelBadOutput, RagError
+from rag.core.errors import InvalidInput, ModelBadOutput, NotFound, RagError
 from rag.core.events import (
     Cited,
     DialogEvent,
@@ -39,37 +39,15 @@ from rag.core.events import (
     Usage,
 )
 from rag.core.flags import Flags
+from rag.core.tool_settings import ResearchSettings
 from rag.core.types import Principal, Reference, Retrieved, ToolCall, Turn
-from rag.llm.base import ChatRequest, Grounding, Sampling
+from rag.llm.base import Sampling
 from rag.nlp import citation
-from rag.nlp.budget import turn_cost
 from rag.prompts.loader import Prompts
 
 __all__ = ["AskOptions", "DialogService", "Sampling"]
 
 log = structlog.get_logger()
-
-_RESULTS_KEPT_FREE = 2
-"""Results of tools that there is room for beside the prompt, unless they would take half of it."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Material:
-    """What a prompt is made of: the question that was searched for, what was found, and the tools."""
-
-    question: str
-    found: Retrieved
-    kit: Kit | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    """All that a model is to be asked with, and where its reply goes."""
-
-    question: str
-    prompt: PreparedPrompt
-    kit: Kit | None
-    said: Said
 
 
 class DialogService:
@@ -84,12 +62,15 @@ class DialogService:
         *,
         toolbox: Toolbox,
         flags: Flags,
+        pages: Pages | None = None,
+        research: ResearchSettings | None = None,
+        rerank_s: float = 5.0,
     ) -> None:
-        self._retrieval = retrieval
         self._models = models
         self._prompts = prompts
         self._clock = clock
-        self._toolbox = toolbox
+        sources = Sources(retrieval=retrieval, reader=toolbox.reader, pages=pages, rerank_s=rerank_s)
+        self._means = Means(sources=sources, toolbox=toolbox, research=research or ResearchSettings())
         self._flags = flags
 
     def chat(
@@ -175,37 +156,56 @@ class DialogService:
         yield Started(message_id=message_id, session_id=session_id)
         said = Said()
         try:
-            async with aclosing(self._steps(make(), said)) as events:
+            async with aclosing(self._aloud(make(), said)) as events:
                 async for event in events:
                     yield event
         except RagError as error:
             log.info("answer_failed", message=message_id, code=error.code)
             yield Failed(code=error.code, message=error.message, answer=said.text)
 
+    def _aloud(self, asking: Asking, said: Said) -> AsyncGenerator[DialogEvent, None]:
+        """The pipeline's events, spoken as well where the chat asks for it and the tenant has a model that speaks."""
+        events = self._steps(asking, said)
+        if not asking.brief.speech:
+            return events
+        try:
+            speaker = self._models.bundle_speak(tenant_id=asking.principal.tenant_id)
+        except NotFound as error:
+            log.info("speech_not_there", message=asking.message_id, error=error.message)
+            return events
+        return with_speech(events, speaker.tts)
+
     async def _steps(self, asking: Asking, said: Said) -> AsyncGenerator[DialogEvent, None]:
         """The pipeline. A step of its own is a function in a module of its own; only events are made here."""
-        brief = asking.brief
+        brief, means = asking.brief, self._means
         bundle = asking.bundle()
         brief.form.refuse_what_cannot(bundle.info)
-        kit = await self._kit(asking, bundle)
-        plan = SearchPlan(question=asking.question)
-        searched = bool(brief.dataset_ids) and not (kit is not None and kit.agentic)
-        if searched:
+        agentic = is_agentic(asking, bundle)
+        plan = SearchPlan(question=asking.question, document_ids=brief.document_ids or None)
+        if brief.searches and (not agentic or brief.reasoning or brief.metadata_filter):
             plan = await search_plan(asking, bundle)
-            yield RetrievalStarted(question=plan.question)
-        searching = found_for(asking, self._retrieval, bundle, plan) if searched else _nothing()
-        found = await searching
-        material = _Material(question=plan.question, found=found, kit=kit)
-        prompt = await self._prepared(asking, bundle, material)
+        kit = await kit_for(asking, means, bundle, plan)
+        searched = brief.searches and not (kit is not None and kit.agentic)
+        hits = NOTHING
         if searched:
-            yield RetrievalFinished(reference=prompt.reference, timings_ms=found.timings_ms)
-        if searched and not found.hits and brief.empty_response:
+            yield RetrievalStarted(question=plan.question)
+            async with aclosing(self._searched(asking, bundle, plan)) as events:
+                async for event in events:
+                    if isinstance(event, Retrieved):
+                        hits = event
+                    else:
+                        yield event
+        found = Found(question=plan.question, hits=hits, kit=kit)
+        prompt = await prepared(asking, bundle, found)
+        if searched:
+            yield RetrievalFinished(reference=prompt.reference, timings_ms=hits.timings_ms)
+        if searched and not hits.hits and brief.empty_response:
             said.parts.append(brief.empty_response)
             yield Token(text=brief.empty_response)
             yield self._done(asking, brief.empty_response, Reference(), prompt)
             return
-        async with aclosing(self._streamed(asking, bundle, _Ready(plan.question, prompt, kit, said))) as events:
-            async for event in events:
+        async with aclosing(self._streamed(asking, bundle, prompt, found, said)) as replied:
+            async for event in replied:
                 yield event
         if not said.text.strip() and not _passed_on(asking, said):
             raise ModelBadOutput(f"The model {bundle.name!r} gave no answer. Ask again, or choose another model.")
@@ -218,82 +218,32 @@ class DialogService:
             yield Usage(model=said.model or bundle.name, usage=said.usage)
         yield self._done(asking, answer, reference, prompt, said)
 
-    async def _kit(self, asking: Asking, bundle: LLMBundle) -> Kit | None:
-        """The tools of this turn, where the chat or the settings ask for some and the model can use them."""
-        brief, principal = asking.brief, asking.principal
-        if not bundle.info.capabilities.tools or brief.form.tools:
-            return None
-        names = self._toolbox.wanted(brief.tools, agentic=brief.agentic)
-        if not names:
-            return None
-        reach = Reach(principal=principal, dataset_ids=brief.dataset_ids, document_ids=tuple(brief.document_ids))
+    async def _searched(
+        self, asking: Asking, bundle: LLMBundle, plan: SearchPlan
+    ) -> AsyncGenerator[DialogEvent | Retrieved, None]:
+        """What the answer may rest on, at the end; before it, the progress of a research."""
+        if not plans_searches(asking, bundle):
+            yield await found_for(asking, self._means.sources, bundle, plan)
+            return
+        async with aclosing(researched(asking, self._means, bundle, plan)) as events:
+            async for event in events:
+                yield event
 
-        async def search(question: str) -> Retrieved:
-            plan = SearchPlan(question=question, document_ids=brief.document_ids or None)
-            return await retrieved(self._retrieval, principal, brief, plan)
-
-        turn = ToolTurn(reach=reach, search=search, count=bundle.count_tokens)
-        return await self._toolbox.kit(names, turn, agentic=brief.agentic)
-
-    async def _prepared(self, asking: Asking, bundle: LLMBundle, material: _Material) -> PreparedPrompt:
-        brief, hits, kit = asking.brief, material.found.hits, material.kit
-        size = len(brief.system) + sum(len(turn.content) for turn in asking.turns)
-        size += sum(len(hit.chunk.content) for hit in hits)
-
-        def work() -> PreparedPrompt:
-            sees = bundle.info.capabilities.vision
-            history = [
-                cleaned(turn, sees=sees)
-                for turn in asking.turns[:-1]
-                if turn.content or turn.pictures or turn.tool_calls
-            ]
-            parts = Material(
-                system=brief.system,
-                values=brief.values,
-                turns=[*history, asking.turns[-1]],
-                question=material.question,
-                hits=hits,
-                total=material.found.total,
-                quote=brief.quote,
-                sampling=brief.sampling,
-                reserved=_reserved(asking, bundle, kit),
-                searches=kit is not None and kit.searches,
-                summary=asking.summary,
-            )
-            return prepare(parts, prompts=self._prompts, info=bundle.info, count=bundle.count_tokens)
-
-        with asking.steps.timed("prompt"):
-            prompt = await apart_if_long(size, work)
-        if kit is not None:
-            kit.sources.begin(prompt.reference)
-        return prompt
-
-    def _streamed(self, asking: Asking, bundle: LLMBundle, ready: _Ready) -> AsyncGenerator[DialogEvent, None]:
+    async def _streamed(
+        self, asking: Asking, bundle: LLMBundle, prompt: PreparedPrompt, found: Found, said: Said
+    ) -> AsyncGenerator[DialogEvent, None]:
         """The model's reply. Without citations, marks are taken out as they come."""
-        brief, prompt, kit = asking.brief, ready.prompt, ready.kit
-        grounding = None
-        if brief.dataset_ids:
-            grounding = Grounding(
-                question=ready.question, passages=prompt.passages, empty_response=brief.empty_response
-            )
-        arms = asking.arms
-        form = brief.form
-        request = ChatRequest(
-            turns=(*prompt.turns, *asking.after),
-            tools=form.tools,
-            tool_choice=form.tool_choice,
-            parallel_tools=form.parallel_tools,
-            reply_schema=form.schema,
-            extra={"response_format": {"type": "json_object"}} if form.json_object else {},
-            sampling=prompt.sampling,
-            grounding=grounding,
-            cache_prefix=arms.prompt_caching,
-            tool_fragments=kit is not None and arms.partial_tool_streaming,
-        )
-        if kit is not None:
-            kit = replace(kit, limits=replace(kit.limits, room_tokens=max(0, prompt.left - kit.tokens)))
-        marks = citation.MarkFilter() if brief.dataset_ids and not brief.quote else None
-        return reply_events(bundle, request, ready.said, kit=kit, marks=marks, empty=brief.empty_response)
+        brief = asking.brief
+        marks = citation.MarkFilter() if brief.searches and not brief.quote else None
+        kit, request = within_room(found.kit, prompt), request_of(asking, prompt, found)
+        replied = reply_events(bundle, request, said, kit=kit, marks=marks, empty=brief.empty_response)
+        first = asking.steps.until_first("first_token")
+        with asking.steps.timed("answer"):
+            async with aclosing(replied) as events:
+                async for event in events:
+                    if isinstance(event, Token):
+                        first()
+                    yield event
 
     def _done(
         self, asking: Asking, answer: str, reference: Reference, prompt: PreparedPrompt, said: Said | None = None
@@ -315,16 +265,3 @@ class DialogService:
 def _passed_on(asking: Asking, said: Said) -> tuple[ToolCall, ...]:
     """Calls for the client to run. A model that was offered no tools may call some all the same: those are nobody's."""
     return tuple(call for call in said.calls if call.name) if asking.brief.form.tools else ()
-
-
-def _reserved(asking: Asking, bundle: LLMBundle, kit: Kit | None) -> int:
-    """Tokens to keep free beside the prompt: for tools and what they find, ours or the client's."""
-    if kit is not None:
-        return kit.tokens + _RESULTS_KEPT_FREE * kit.limits.result_tokens
-    count = bundle.count_tokens
-    tools = sum(count(f"{tool.name} {tool.description} {tool.parameters}") for tool in asking.brief.form.tools)
-    return tools + sum(turn_cost(turn, count) for turn in asking.after)
-
-
-async def _nothing() -> Retrieved:
-    return NOTHING

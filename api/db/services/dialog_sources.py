@@ -123,3 +123,8 @@ def cited_chunk(index: int, hit: Hit) -> CitedChunk:
         url=chunk.url or None,
         kind=chunk.kind,
     )
+
+
+def unranked(chunk: ChunkText) -> Hit:
+    """A passage that was read, not found."""
+    return Hit(chunk=chunk, rank=0, similarity=0.0, vector_similarity=0.0, term_similarity=0.0, fused=0.0)

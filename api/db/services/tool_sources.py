@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from api.db.services.dialog_sources import cited_chunk, source_text
+from api.db.services.dialog_sources import cited_chunk, source_text, unranked
 from api.db.services.document_reader import Part, Reading
 from rag.core.blocking import Lane, run_in
 from rag.core.errors import InvalidInput
@@ -189,7 +189,7 @@ class ReadDocument:
             return ToolResult(text=f"There is nothing in this range: the document has {part.passages} passages.")
         if self._sources.full:
             return ToolResult(text=_TOO_MANY)
-        shown = await run_in(Lane.TEXT, _beginning, [_unranked(chunk) for chunk in part.chunks], self._share)
+        shown = await run_in(Lane.TEXT, _beginning, [unranked(chunk) for chunk in part.chunks], self._share)
         known = {number for hit, _ in shown if (number := self._sources.number_of(hit.chunk)) is not None}
         chunks = tuple(self._sources.add(hit) for hit, _ in shown)
         texts = _texts(chunks, shown)
@@ -207,11 +207,6 @@ Shown = tuple[Hit, ChunkText]
 
 def _texts(chunks: Sequence[CitedChunk], shown: Sequence[Shown]) -> list[str]:
     return [source_text(chunk.index, text) for chunk, (_, text) in zip(chunks, shown, strict=True)]
-
-
-def _unranked(chunk: ChunkText) -> Hit:
-    """A passage that was read, not found."""
-    return Hit(chunk=chunk, rank=0, similarity=0.0, vector_similarity=0.0, term_similarity=0.0, fused=0.0)
 
 
 def _costs(hits: Sequence[Hit], share: Share) -> list[int]:

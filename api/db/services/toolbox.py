@@ -1,15 +1,16 @@
 """Which tools an answer may use, made for its turn."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import orjson
 import structlog
 
 from api.db.services.tool_sources import READ, SEARCH, Reach, ReadDocument, Reader, SearchKnowledge, Sources
-from rag.core.tool_settings import ToolSettings
+from rag.core.tool_settings import ResearchSettings, ToolSettings
 from rag.core.types import Retrieved
+from rag.core.types import Turn as ModelTurn
 from rag.llm.tool_round import Share, Tool
 from rag.llm.tools import RoundLimits
 
@@ -30,8 +31,8 @@ class McpTools(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kit:
-    """The tools of one turn. `agentic`: the model searches by itself, there is no search before it. `tokens` is about
-    what telling the model of them takes."""
+    """The tools of one turn. `agentic`: the model searches by itself, there is no search before it; with `researches` in
+    several rounds, before it answers. `tokens` is about what telling the model of them takes."""
 
     tools: tuple[Tool, ...]
     sources: Sources
@@ -40,17 +41,25 @@ class Kit:
     tokens: int
 
     @property
+    def researches(self) -> bool:
+        return self.limits.closing is not None
+
+    @property
     def searches(self) -> bool:
         return any(tool.spec.name == SEARCH for tool in self.tools)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
-    """Whose turn it is, how it searches, and how its model counts."""
+    """Whose turn it is, how it searches, and how its model counts. `on_the_web` says that it also searches there;
+    `research` and `closing` are set where the model searches in several rounds and is then asked for the answer."""
 
     reach: Reach
     search: Callable[[str], Awaitable[Retrieved]]
     count: Callable[[str], int]
+    on_the_web: bool = False
+    research: ResearchSettings | None = None
+    closing: ModelTurn | None = None
 
 
 class Toolbox:
@@ -61,10 +70,17 @@ class Toolbox:
         self._reader = reader
         self._mcp = mcp
 
-    def wanted(self, named: Sequence[str] | None, *, agentic: bool) -> tuple[str, ...]:
+    @property
+    def reader(self) -> Reader:
+        """Who reads documents for the tools."""
+        return self._reader
+
+    def wanted(self, named: Sequence[str] | None, *, agentic: bool, research: bool = False) -> tuple[str, ...]:
         """The names of the tools of a chat: its own, or those that the settings enable where it names none (None)."""
         names = dict.fromkeys(self._settings.enabled if named is None else named)
-        if agentic:
+        if research:
+            names = {SEARCH: None, READ: None, **names}
+        elif agentic:
             names = {SEARCH: None, **names}
         return tuple(names)
 
@@ -83,24 +99,33 @@ class Toolbox:
                     tools.setdefault(tool.spec.name, tool)
         if not tools:
             return None
-        settings = self._settings
         return Kit(
             tools=tuple(tools.values()),
             sources=sources,
-            limits=RoundLimits(
-                rounds=settings.rounds, timeout_s=settings.timeout_s, result_tokens=settings.result_tokens
-            ),
+            limits=self._limits(turn, researches=agentic and SEARCH in tools),
             agentic=agentic and SEARCH in tools,
             tokens=sum(_tokens(tool) for tool in tools.values()),
         )
 
+    def _limits(self, turn: Turn, *, researches: bool) -> RoundLimits:
+        settings, research = self._settings, turn.research
+        limits = RoundLimits(rounds=settings.rounds, timeout_s=settings.timeout_s, result_tokens=settings.result_tokens)
+        if research is None or turn.closing is None or not researches:
+            return limits
+        return replace(
+            limits,
+            rounds=research.rounds + 1,
+            closing=turn.closing,
+            research_s=research.time_s,
+            research_tokens=research.tokens,
+        )
+
     async def _named(self, name: str, turn: Turn, sources: Sources, share: Share) -> Sequence[Tool]:
-        if name in (SEARCH, READ):
-            if not turn.reach.dataset_ids:
-                return ()
-            if name == SEARCH:
-                return (SearchKnowledge(turn.search, sources, share),)
-            return (ReadDocument(self._reader, turn.reach, sources, share),)
+        if name == SEARCH:
+            can_search = turn.reach.dataset_ids or turn.on_the_web
+            return (SearchKnowledge(turn.search, sources, share),) if can_search else ()
+        if name == READ:
+            return (ReadDocument(self._reader, turn.reach, sources, share),) if turn.reach.dataset_ids else ()
         if name in self._mcp.names:
             return await self._mcp.tools(name)
         log.warning("tool_unknown", name=name[:64])

@@ -473,3 +473,64 @@ async def test_oldest_turns_go_for_good_when_results_overflow_the_context() -> N
     assert len(model.requests) == 4
     assert [turn.role for turn in model.requests[3].turns] == ["system", "user", *["assistant", "tool"] * 2]
     assert text_of(events) == "x"
+
+
+# ---- research: rounds before the answer is written
+
+CLOSING = Turn(role="user", content="Answer now.")
+RESEARCH = RoundLimits(timeout_s=5, closing=CLOSING)
+
+
+def thought(events: list[Any]) -> str:
+    return "".join(event.reasoning for event in events if isinstance(event, Delta))
+
+
+async def test_research_is_thinking_and_the_answer_comes_in_a_request_of_its_own() -> None:
+    model = ScriptedReplies(calls(call("look"), text="I look."), says("That is enough."), says("It is 42."))
+    events = await rounds(model, returning("look", "found it"), limits=RESEARCH)
+    assert text_of(events) == "It is 42."
+    assert thought(events) == "I look.\nThat is enough.\n"
+    assert [len(each.tools) for each in model.requests] == [1, 1, 0]
+    last = model.requests[-1].turns
+    assert [turn.role for turn in last] == ["system", "user", "assistant", "tool", "assistant", "user"]
+    assert (last[-2].content, last[-1]) == ("That is enough.", CLOSING)
+    assert events[-1].usage == TokenUsage(prompt_tokens=30, completion_tokens=15)
+
+
+async def test_research_ends_with_its_rounds() -> None:
+    model = ScriptedReplies(calls(call("look")), calls(call("look")), says("It is 42."))
+    limits = RoundLimits(rounds=3, timeout_s=5, closing=CLOSING)
+    assert text_of(await rounds(model, returning("look", "more"), limits=limits)) == "It is 42."
+    assert model.requests[-1].turns[-1] == CLOSING
+    assert model.requests[-1].tools == ()
+
+
+async def test_research_ends_with_its_tokens() -> None:
+    model = ScriptedReplies(calls(call("look")), says("It is 42."))
+    limits = RoundLimits(rounds=9, timeout_s=5, closing=CLOSING, research_tokens=15)
+    assert text_of(await rounds(model, returning("look", "more"), limits=limits)) == "It is 42."
+    assert [turn.content for turn in model.requests[-1].turns[-2:]] == ["more", "Answer now."]
+
+
+async def test_research_that_takes_too_long_is_left_in_the_middle_of_a_reply() -> None:
+    model = ScriptedReplies([Delta(text="Hmm"), asyncio.Event()], says("It is 42."))
+    limits = RoundLimits(rounds=9, timeout_s=5, closing=CLOSING, research_s=0.1)
+    events = await rounds(model, returning("look", "more"), limits=limits)
+    assert (text_of(events), thought(events)) == ("It is 42.", "Hmm\n")
+    assert model.closed == 1
+
+
+async def test_a_tool_gets_no_more_time_than_research_has_left() -> None:
+    model = ScriptedReplies(calls(call("slow")), says("It is 42."))
+    limits = RoundLimits(rounds=9, timeout_s=60, closing=CLOSING, research_s=0.2)
+    began = time.monotonic()
+    events = await rounds(model, Made("slow", never), limits=limits)
+    assert text_of(events) == "It is 42."
+    assert time.monotonic() - began < 5
+    assert [event.result.error[:24] for event in events if isinstance(event, ToolEnded)] == ["The tool gave no result "]
+
+
+async def test_a_question_that_needs_no_research_is_still_answered() -> None:
+    model = ScriptedReplies(says(""), says("Hello."))
+    assert text_of(await rounds(model, returning("look", "more"), limits=RESEARCH)) == "Hello."
+    assert model.requests[-1].turns == (SYSTEM, QUESTION, CLOSING)
