@@ -1,7 +1,11 @@
 """Thinking that a model writes into its text, taken apart from the answer."""
 
-_OPEN = "<think>"
-_CLOSE = "</think>"
+from typing import Final
+
+_OPEN: Final = "<think>"
+_CLOSE: Final = "</think>"
+MOST_SPACE: Final = 1000
+"""Characters of white space that a text may begin with; more is left out."""
 
 
 class ThinkSplitter:
@@ -26,6 +30,9 @@ class ThinkSplitter:
         self._held += text
         if self._state == "before":
             start = self._held.lstrip()
+            space = len(self._held) - len(start)
+            if space > MOST_SPACE:
+                self._held = self._held[:MOST_SPACE] + start
             if len(start) < len(_OPEN) and _OPEN.startswith(start):
                 return "", ""
             if not start.startswith(_OPEN):
