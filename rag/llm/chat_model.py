@@ -13,6 +13,7 @@ from rag.llm.chat_reply import DeltaReader
 from rag.llm.deadlines import Deadlines, Watch
 from rag.llm.endpoint import Endpoint
 from rag.llm.litellm_repairs import Repairs
+from rag.llm.reply_bounds import MAX_TEXT_CHARS, too_long
 from rag.llm.token_estimate import estimate_tokens
 
 _NOTHING = Delta()
@@ -42,8 +43,12 @@ class LiteLLMBase:
         try:
             with litellm_port.translated(self.info.name, secrets=self._endpoint.secrets):
                 source = self._deltas(body, watch) if self._streams else self._whole(body, watch)
+                chars = 0
                 async with aclosing(source) as deltas:
                     async for delta in deltas:
+                        chars += len(delta.text) + len(delta.reasoning)
+                        if chars > MAX_TEXT_CHARS:
+                            raise too_long(self.info.name, MAX_TEXT_CHARS)
                         watch.started = True
                         if delta.fragments and not request.tool_fragments:
                             delta = replace(delta, fragments=())

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from io import BytesIO
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Protocol
 
 import aiohttp
 import orjson
@@ -18,6 +18,7 @@ from rag.llm.base import ChatRequest, Delta, ModelInfo, ToolFragment
 from rag.llm.deadlines import Deadlines, Watch
 from rag.llm.endpoint import Endpoint
 from rag.llm.event_stream import EventParser
+from rag.llm.reply_bounds import MAX_TEXT_CHARS, too_long
 from rag.llm.token_estimate import estimate_tokens
 from rag.llm.upstream import UpstreamPool
 from rag.llm.upstream_errors import error_in_stream, error_of
@@ -25,8 +26,6 @@ from rag.llm.upstream_errors import error_in_stream, error_of
 _DONE = b"[DONE]"
 _MAX_REPLY_BYTES = 32 << 20
 _STREAM_TYPES = ("text/event-stream", "application/octet-stream", "text/plain")
-MAX_TEXT_CHARS: Final = 8 << 20
-"""Of text and reasoning of one reply; the longest that any model writes is a fraction of it."""
 _BIG_BYTES = 256 << 10
 """JSON from this size on is parsed in a thread, and requests are written in pieces."""
 
@@ -93,7 +92,7 @@ class UpstreamLane:
                         watch.started = True
                         chars += len(delta.text) + len(delta.reasoning)
                         if chars > MAX_TEXT_CHARS:
-                            raise self._too_long()
+                            raise too_long(self.info.name, MAX_TEXT_CHARS)
                         if fragments or not delta.fragments:
                             yield delta
                         elif delta.text or delta.reasoning:
@@ -232,12 +231,6 @@ class UpstreamLane:
     def _nothing_came(self) -> ModelOverloaded:
         return ModelOverloaded(
             f"The connection to {self.info.name!r} ended before an answer came. Try again.", model=self.info.name
-        )
-
-    def _too_long(self) -> ModelBadOutput:
-        return ModelBadOutput(
-            f"The answer of {self.info.name!r} is longer than {MAX_TEXT_CHARS} characters. Ask for less.",
-            model=self.info.name,
         )
 
     def _not_understood(self, why: str) -> ModelBadOutput:

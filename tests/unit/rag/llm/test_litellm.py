@@ -2,6 +2,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,9 +13,9 @@ from aiohttp.test_utils import TestServer
 from pydantic import SecretStr
 
 from rag.core.blocking import Lane, run_in
-from rag.core.errors import ModelError, ModelOverloaded, ModelTimeout
+from rag.core.errors import ModelBadOutput, ModelError, ModelOverloaded, ModelTimeout
 from rag.core.types import ToolCall
-from rag.llm import litellm_port
+from rag.llm import chat_model, litellm_port
 from rag.llm.chat_model import LiteLLMBase
 from rag.llm.deadlines import Deadlines
 from rag.llm.endpoint import Endpoint
@@ -54,6 +55,38 @@ async def test_calls_however_they_are_numbered(litellm_chat: LiteLLMBase, upstre
     upstream.will(Plan(tokens=(), tool_calls=TWO_CALLS, tool_index=index, arguments_split=4))
     last = (await said_by(litellm_chat, with_tools()))[-1]
     assert (last.tool_calls, last.finish) == (TWO_CALLS, "tool_calls")
+
+
+@pytest.mark.parametrize("streams", [True, False])
+@pytest.mark.parametrize(
+    ("said", "fits"),
+    [
+        (Plan(tokens=("x" * 40,) * 2), True),
+        (Plan(tokens=("x" * 40,) * 3), False),
+        (Plan(tokens=("x" * 40,), reasoning=("y" * 40,) * 2), False),
+        (Plan(tokens=("x" * 40,) * 2000), False),
+    ],
+)
+async def test_an_answer_has_a_bound(
+    litellm_chat: LiteLLMBase,
+    upstream: FaultyUpstream,
+    monkeypatch: pytest.MonkeyPatch,
+    streams: bool,
+    said: Plan,
+    fits: bool,
+) -> None:
+    monkeypatch.setattr(chat_model, "MAX_TEXT_CHARS", 100)
+    upstream.will(said if streams else replace(said, fault="whole_reply"))
+    chat = LiteLLMBase(litellm_chat.info, litellm_chat._endpoint, deadlines=Deadlines(), streams=streams)
+    chars = 0
+    with nullcontext() if fits else pytest.raises(ModelBadOutput, match="longer than 100 characters") as raised:
+        async for delta in chat.stream(a_request()):
+            chars += len(delta.text) + len(delta.reasoning)
+    assert chars <= 100
+    if fits:
+        assert chars == 80
+    else:
+        assert raised.value.facts["started"] is streams
 
 
 def test_every_exception_of_the_library_has_a_translation() -> None:
