@@ -19,6 +19,7 @@ from rag.core.events import (
     Failed,
     Reasoning,
     RetrievalFinished,
+    Spoken,
     Stopped,
     Token,
 )
@@ -104,6 +105,7 @@ class Transcript:
         self.new_tokens = 0
         self.empty = True
         self.found_nothing = False
+        self._audio: list[bytes] = []
 
     def add(self, event: DialogEvent) -> None:
         match event:
@@ -115,11 +117,22 @@ class Transcript:
                 self._count(text)
             case RetrievalFinished(reference=reference):
                 self.found_nothing = not reference.chunks
+            case Spoken(audio=audio):
+                self._audio.append(audio)
 
     def _count(self, text: str) -> None:
         # A model's increment is one token or several; four bytes a token is near enough for a cadence.
         self.new_tokens += max(1, len(text.encode("utf-8", "replace")) // _BYTES_PER_TOKEN)
         self.empty = False
+
+    @property
+    def has_audio(self) -> bool:
+        return bool(self._audio)
+
+    def take_audio(self) -> str | None:
+        """The audio since the last time, in hex; None if there is none."""
+        audio, self._audio = b"".join(self._audio), []
+        return audio.hex() or None
 
     def text(self) -> str:
         self._parts = ["".join(self._parts)]
@@ -156,7 +169,7 @@ class AnswerFrames:
 
     def _partial_if_due(self, *, rest: bool = False) -> bytes:
         said = self._said
-        due = said.new_tokens >= (1 if rest or not self._begun else CADENCE_TOKENS)
+        due = said.has_audio or said.new_tokens >= (1 if rest or not self._begun else CADENCE_TOKENS)
         if not due or self._holds_back():
             return b""
         said.new_tokens = 0
@@ -164,7 +177,7 @@ class AnswerFrames:
         data: dict[str, Any] = {
             "answer": said.text(),
             "reference": {"chunks": []},
-            "audio_binary": None,
+            "audio_binary": said.take_audio(),
             "id": self._shape.message_id,
             "session_id": self._shape.session_id,
         }
@@ -204,7 +217,7 @@ def final_answer(event: Done | Failed | Stopped, said: Transcript, shape: Answer
     return {
         "answer": text,
         "reference": reference,
-        "audio_binary": None,
+        "audio_binary": said.take_audio(),
         "prompt": prompt,
         "created_at": created_at,
         "id": shape.message_id,

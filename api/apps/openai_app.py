@@ -125,7 +125,7 @@ def _events(
     principal: Principal, source: DialogRecord | DatasetRecord, body: ChatBody, message_id: str
 ) -> AsyncGenerator[DialogEvent, None]:
     dialogs = services().dialogs
-    options = AskOptions(sampling=_sampling(body), form=body.form)
+    options = AskOptions(sampling=_sampling(body), form=body.form, speech=False)
     if isinstance(source, DatasetRecord):
         model = body.chat_model or ""
         return dialogs.ask(principal, (source.id,), body.turns, options, model=model, message_id=message_id)

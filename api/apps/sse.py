@@ -5,6 +5,7 @@ cumulative frames are made in `answer_wire`, OpenAI's in `openai_wire`; here are
 share, and the frames of our own events route (ids, event names, increments, heartbeats).
 """
 
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from rag.core.events import (
     Reasoning,
     RetrievalFinished,
     RetrievalStarted,
+    Spoken,
     Started,
     Stopped,
     Token,
@@ -121,6 +123,8 @@ def event_payload(event: DialogEvent) -> tuple[str, dict[str, Any]]:
             return "tool_started", {"call_id": call_id, "name": name, "arguments": arguments}
         case ToolFinished(call_id=call_id, name=name, error=error, duration_ms=duration_ms):
             return "tool_finished", {"call_id": call_id, "name": name, "error": error, "duration_ms": duration_ms}
+        case Spoken(audio=audio):
+            return "spoken", {"audio": b64encode(audio).decode(), "media_type": "audio/mpeg"}
         case Cited(answer=answer, reference=reference):
             return "citations", {"answer": answer, "reference": reference_wire(reference)}
         case Usage(model=model, usage=usage):

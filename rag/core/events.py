@@ -2,7 +2,7 @@
 
 `dialog_service.chat` yields them, the event log numbers and keeps them, `api/apps` turns them into frames.
 Order: Started, RetrievalStarted?, RetrievalFinished?, (Token | Reasoning | ToolArguments | ToolStarted | ToolFinished |
-RetrievalFinished)*, Cited?, Usage?, then exactly one of Done, Failed, Stopped.
+RetrievalFinished)*, Cited?, Usage?, then exactly one of Done, Failed, Stopped. Spoken comes anywhere after its text.
 """
 
 from dataclasses import dataclass, field
@@ -74,6 +74,14 @@ class ToolFinished:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Spoken:
+    """The next piece of the answer's speech: an MP3 that follows on the one before. A log keeps the event of an answer
+    that has ended, for its number, and forgets the audio."""
+
+    audio: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Cited:
     """The whole answer after citation marks were checked, and its sources."""
 
@@ -129,6 +137,7 @@ DialogEvent = (
     | ToolArguments
     | ToolStarted
     | ToolFinished
+    | Spoken
     | Cited
     | Usage
     | Done

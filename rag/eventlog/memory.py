@@ -12,7 +12,7 @@ from contextlib import aclosing
 
 from rag.core.clock import Clock
 from rag.core.errors import Conflict, NotFound
-from rag.core.events import TERMINAL, DialogEvent
+from rag.core.events import TERMINAL, DialogEvent, Spoken
 from rag.eventlog.base import Batch, LoggedEvent
 
 _MOST_KEPT_EVENTS = 200_000
@@ -143,6 +143,9 @@ class MemoryEventLog:
 
     def _end(self, stream: str, found: _Stream) -> None:
         found.ended_at = self._clock.monotonic()
+        if any(type(event) is Spoken for event in found.events):
+            # Who follows already holds the list as it was, and reads it to the end.
+            found.events = [Spoken() if type(event) is Spoken else event for event in found.events]
         del self._open[stream]
         self._ended[stream] = found
         self._kept += len(found.events)

@@ -70,7 +70,7 @@ async def _complete(principal: Principal, chat_id: str, body: dict[str, Any]) ->
         principal,
         chat,
         _kept(turns),
-        options=AskOptions(quote=with_sources),
+        options=AskOptions(quote=with_sources, speech=False),
         message_id=message_id,
         session_id="",
     )

@@ -6,7 +6,7 @@ import pytest
 
 from api.apps.answer_wire import AnswerFailed, AnswerFrames, AnswerShape, answer_frames, answer_object
 from rag.core.errors import StoreUnavailable
-from rag.core.events import Cited, DialogEvent, Done, Failed, Reasoning, RetrievalFinished, Stopped, Token
+from rag.core.events import Cited, DialogEvent, Done, Failed, Reasoning, RetrievalFinished, Spoken, Stopped, Token
 from rag.core.types import Reference
 from tests.unit.api.apps.test_sse import REFERENCE
 
@@ -157,3 +157,25 @@ async def test_frames_with_a_message() -> None:
     assert written.startswith(b'data:{"code":0,"message":"","data":{"answer":"a",')
     assert [set(frame) for frame in payloads(written)] == [{"code", "message", "data"}] * 3
     assert payloads(written)[-1] == {"code": 0, "message": "", "data": True}
+
+
+async def test_speech_is_in_partial_frames_and_once() -> None:
+    events = [Token(text="Hello "), Spoken(audio=b"\x01"), Spoken(audio=b"\xff"), Token(text="you")]
+    frames = AnswerFrames(shape())
+    written = [each for event in events for each in payloads(frames.feed([event]))]
+    assert [(each["data"]["answer"], each["data"]["audio_binary"]) for each in written] == [
+        ("Hello ", None),
+        ("Hello ", "01"),
+        ("Hello ", "ff"),
+    ]
+    partial, final = payloads(frames.feed([Spoken(audio=b"\x02"), Done(answer="Hello you", reference=REFERENCE)]))
+    assert (partial["data"]["answer"], partial["data"]["audio_binary"]) == ("Hello you", "02")
+    assert "audio_binary" not in final["data"]
+
+
+async def test_speech_of_one_frame_and_of_an_answer_that_is_not_streamed_is_whole() -> None:
+    events = [RetrievalFinished(reference=Reference()), Token(text="Sorry!"), Spoken(audio=b"\x01")]
+    events += [Spoken(audio=b"\x02"), Done(answer="Sorry!", reference=Reference(), prompt="p")]
+    only, _ = await frames_of(events, shape(fixed=True))
+    assert only["data"]["audio_binary"] == "0102"
+    assert (await answer_object(stream(events), shape()))["audio_binary"] == "0102"

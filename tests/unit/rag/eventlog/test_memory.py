@@ -8,6 +8,7 @@ import pytest
 
 from rag.core.clock import SystemClock
 from rag.core.errors import NotFound
+from rag.core.events import Spoken
 from rag.eventlog.base import EventLog
 from rag.eventlog.memory import MemoryEventLog
 from rag.testing.eventlog_suite import DONE, STARTED, EventLogSuite, read, words
@@ -84,3 +85,16 @@ async def test_a_reader_keeps_what_it_is_reading_when_its_time_is_over() -> None
     clock.time = 100
     await log.append("b", STARTED)
     assert [logged.event_id async for logged in events] == [2, 3, 4]
+
+
+async def test_audio_is_forgotten_with_the_end_and_who_reads_already_gets_it() -> None:
+    log = MemoryEventLog(SystemClock(), retention_s=600)
+    await log.append("a", STARTED)
+    reading = log.follow("a")
+    await anext(reading)
+    await log.append("a", Spoken(audio=b"mp3"))
+    await log.append("a", DONE)
+    (batch,) = [batch async for batch in reading]
+    assert [type(event) for event in batch.events] == [Spoken, type(DONE)]
+    assert batch.events[0] == Spoken(audio=b"mp3")
+    assert [each.event for each in await read(log, "a")] == [STARTED, Spoken(), DONE]
