@@ -41,6 +41,7 @@ from api.db.services.tenant_model_service import TenantModelService
 from api.db.services.token_service import TokenService
 from api.db.services.toolbox import Toolbox
 from api.db.services.user_service import UserService
+from api.db.services.web_pages import WebPages
 from api.watch import RowsOnServer, ServerWatch, watch_index
 from rag.blob.object_store import ObjectBlobStore
 from rag.core.blocking import Lane, run_in
@@ -53,6 +54,7 @@ from rag.llm.registry import Registry
 from rag.prompts.loader import load_prompts
 from rag.queue.base import JobQueue
 from rag.retrieve.retriever import Retriever
+from rag.retrieve.web_search import WebSearch
 from rag.store.base import SearchStore
 
 FIRST_KEY_NAME = "first key"
@@ -141,7 +143,17 @@ def build_services(
     toolbox = Toolbox(settings.tools, DocumentReader(db), mcp)
     flags = Flags(settings.features.model_dump())
     prompts = load_prompts()
-    dialogs = DialogService(retrieval, models, prompts, clock, toolbox=toolbox, flags=flags)
+    dialogs = DialogService(
+        retrieval,
+        models,
+        prompts,
+        clock,
+        toolbox=toolbox,
+        flags=flags,
+        pages=WebPages(WebSearch(settings.web_search), box),
+        research=settings.research,
+        rerank_s=settings.retrieval.rerank_s,
+    )
     return Services(
         settings=settings,
         clock=clock,
@@ -163,7 +175,7 @@ def build_services(
         dialogs=dialogs,
         related=RelatedService(models, prompts),
         mcp=mcp,
-        assistants=AssistantService(db, clock, knowledgebases, models),
+        assistants=AssistantService(db, clock, knowledgebases, models, box=box),
         conversations=ConversationService(
             db,
             clock,

@@ -24,7 +24,7 @@ _NUMBERS = r"(\d+(?:\s?[,;、，]\s?(?:ID\s?[:：]?\s?)?\d+){0,15})"
 _BRACKETED = re.compile(r"(?P<lead>[ \t]{0,4})(?P<open>[\[(【（])\s?ID\s?[:：]\s?" + _NUMBERS + r"\s?[\])】）]", re.I)
 _REF = re.compile(r"(?P<open>[\[(【（])?\bref(\d+)\b(?(open)[\])】）])", re.I)
 _DIGITS = re.compile(r"\d+")
-_MARK = re.compile(r"\[ID:(\d+)\]")
+MARK = re.compile(r"\[ID:(\d+)\]")
 # Runs of white space are bounded: looking for an unbounded one at each of its places takes quadratic time.
 _OLD_MARK = re.compile(r"[ \t]{0,4}(?:\[ID:\d+\]|##\d+\$\$)")
 _NOT_PROSE = re.compile(r"\s*(?:\||#{1,6}\s|[-=_*|: ]+$)")
@@ -33,7 +33,7 @@ _HELD_BACK = re.compile(r"[ \t]{0,4}(?:\[(?:I(?:D(?::\d{0,6})?)?)?)?$")
 
 def outside_code(text: str, change: Callable[[str], str]) -> str:
     """`text` with `change` made to each part that is not code."""
-    return "".join(part if is_code else change(part) for is_code, part in _parts(text))
+    return "".join(part if is_code else change(part) for is_code, part in parts(text))
 
 
 def repair_marks(answer: str, sources: int) -> str:
@@ -79,9 +79,9 @@ def _valid(digits: Sequence[str], sources: int) -> list[int]:
 def cited_indices(answer: str) -> tuple[int, ...]:
     """The n of all marks, each once, in the order of the text."""
     found = dict[int, None]()
-    for is_code, part in _parts(answer):
+    for is_code, part in parts(answer):
         if not is_code:
-            digits = (match[1] for match in _MARK.finditer(part))
+            digits = (match[1] for match in MARK.finditer(part))
             found.update((int(each), None) for each in digits if len(each) <= _MOST_DIGITS)
     return tuple(found)
 
@@ -123,7 +123,7 @@ def citable_sentences(answer: str) -> list[Sentence]:
     """The sentences of `answer` that could rest on a source, in order: no code, table, heading or rule."""
     found: list[Sentence] = []
     start = 0
-    for is_code, part in _parts(answer):
+    for is_code, part in parts(answer):
         if not is_code:
             found.extend(_sentences_of(part, start))
         start += len(part)
@@ -199,13 +199,14 @@ def insert_marks(answer: str, claims: Sequence[Sentence], scores: Matrix, *, eno
 
 
 def count_documents(chunks: Sequence[CitedChunk], cited: Set[int]) -> tuple[DocumentCount, ...]:
-    """The documents of the chunks whose index is in `cited`, of all chunks if none is; most chunks first."""
+    """The documents of the chunks whose index is in `cited`, of all chunks if none is; most chunks first. Pages of the
+    web, which have no document id, count by their address."""
     counted = [chunk for chunk in chunks if chunk.index in cited] or list(chunks)
-    names = {chunk.document_id: chunk.document_name for chunk in reversed(counted)}
-    counts = Counter(chunk.document_id for chunk in counted)
+    first = {(chunk.document_id, chunk.url): chunk for chunk in reversed(counted)}
+    counts = Counter((chunk.document_id, chunk.url) for chunk in counted)
     return tuple(
-        DocumentCount(document_id=document_id, document_name=names[document_id], count=count)
-        for document_id, count in counts.most_common()
+        DocumentCount(document_id=first[key].document_id, document_name=first[key].document_name, count=count)
+        for key, count in counts.most_common()
     )
 
 
@@ -215,7 +216,7 @@ def with_counts(reference: Reference, answer: str) -> Reference:
     return replace(reference, documents=count_documents(reference.chunks, cited))
 
 
-def _parts(text: str) -> Iterator[tuple[bool, str]]:
+def parts(text: str) -> Iterator[tuple[bool, str]]:
     """`text` in order as (is code, part)."""
     start = 0
     for code in _CODE.finditer(text):

@@ -12,6 +12,7 @@ from api.apps.body import as_object, number, whole_number
 from api.apps.envelope import Refused, times, uncaught
 from api.db.services.assistant_defaults import PROMPT
 from api.db.services.records import DatasetRecord, DialogRecord
+from api.db.services.web_pages import without_key
 from api.errors import DATA_ERROR, EXCEPTION
 
 _PROMPT_NAMES: Final = {
@@ -173,7 +174,7 @@ def chat_wire(chat: DialogRecord) -> dict[str, Any]:
 
 def prompt_wire(chat: DialogRecord) -> dict[str, Any]:
     """The prompt by the wire's names, and the search settings that travel in it."""
-    shown = dict(chat.prompt_config)
+    shown = without_key(chat.prompt_config)
     for wire, internal in _PROMPT_NAMES.items():
         if internal in shown:
             shown[wire] = shown.pop(internal)

@@ -11,6 +11,8 @@ from api.db.services.owned_chats import DELETED, chat_named, chat_record, live_c
 from api.db.services.records import BatchResult, DatasetRecord, DialogRecord, Page
 from api.db.services.row_limits import check_fits
 from api.db.services.row_pages import page_of
+from api.db.services.secret_box import SecretBox
+from api.db.services.web_pages import with_sealed_key
 from api.db.tables import Dialog, Tenant
 from rag.core.clock import Clock, now_ms
 from rag.core.errors import Conflict, InvalidInput, LimitExceeded, NotFound
@@ -42,7 +44,11 @@ class AssistantService:
     Fields are those of `DialogRecord`. Errors carry the fact `field`: which one cannot be used.
     """
 
-    def __init__(self, db: Database, clock: Clock, knowledgebases: Datasets, models: ChatModels) -> None:
+    def __init__(
+        self, db: Database, clock: Clock, knowledgebases: Datasets, models: ChatModels, *, box: SecretBox
+    ) -> None:
+        """`box` seals the chats' keys for the web search; records carry them sealed."""
+        self._box = box
         self._db = db
         self._clock = clock
         self._datasets = knowledgebases
@@ -86,7 +92,7 @@ class AssistantService:
                 live_name=normalise(free),
                 llm_id=model,
                 llm_setting=given.get("llm_setting", dict(LLM)),
-                prompt_config=prompt,
+                prompt_config=with_sealed_key(prompt, self._box, principal.tenant_id),
                 dataset_ids=dataset_ids,
                 create_time=now,
                 update_time=now,
@@ -125,6 +131,11 @@ class AssistantService:
             if "name" in changed and normalise(changed["name"]) != row.live_name:
                 changed["name"] = _free_name(principal, changed["name"], numbered=as_page)
                 row.live_name = normalise(changed["name"])
+            if "prompt_config" in changed:
+                sealed = with_sealed_key(
+                    changed["prompt_config"], self._box, principal.tenant_id, stored=row.prompt_config
+                )
+                changed["prompt_config"] = sealed
             for key, value in changed.items():
                 setattr(row, key, value)
             row.update_time = now_ms(self._clock)

@@ -31,8 +31,8 @@ class McpTools(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kit:
-    """The tools of one turn. `agentic`: the model searches by itself, there is no search before it; with `researches` in
-    several rounds, before it answers. `tokens` is about what telling the model of them takes."""
+    """The tools of one turn. `agentic`: the model searches by itself, there is no search before it; with `researches`
+    in several rounds, before it answers. `tokens` is about what telling the model of them takes."""
 
     tools: tuple[Tool, ...]
     sources: Sources

@@ -13,6 +13,7 @@ from api.db.services.document_reader import DocumentReader
 from api.db.services.mcp_tools import McpServers
 from api.db.services.model_catalogue import ModelCatalogue
 from api.db.services.records import ConversationRecord, DialogRecord, MessageRecord, RetrievalRequest
+from api.db.services.secret_box import SecretBox
 from api.db.services.toolbox import McpTools, Toolbox
 from api.db.services.usage_ledger import UsageSink
 from rag.core.clock import SystemClock
@@ -31,6 +32,7 @@ from rag.testing.scripted_chat import ScriptedChat
 from tests.unit.api.db.services.world import ANN, World
 
 E = TypeVar("E")
+BOX = SecretBox("a secret of tests, 32 characters.")
 
 CASH = "The company held 42 billion dollars in cash at the end of 2022."
 DEBT = "Total debt of the company fell to 17 billion dollars."
@@ -118,7 +120,7 @@ class Talk:
         prompts, flags = load_prompts(), Flags(features or {})
         self.flags, self.prompts = flags, prompts
         self.dialogs = DialogService(self.retrieval, self.models, prompts, SystemClock(), toolbox=toolbox, flags=flags)
-        self.assistants = AssistantService(world.db, world.clock, world.knowledgebases, self.models)
+        self.assistants = AssistantService(world.db, world.clock, world.knowledgebases, self.models, box=BOX)
         self.settings = DialogSettings(save_s=save_s)
         self.sessions = self.service()
 
