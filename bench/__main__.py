@@ -2,11 +2,12 @@
 
 import sys
 
-from bench import index, models, reports, retrieval_quality, rows, server_quality, stacks, startup
+from bench import index, models, refinement, reports, retrieval_quality, rows, server_quality, stacks, startup
 
 BENCHES = {
     "startup": startup.main,
     "retrieval_quality": retrieval_quality.main,
+    "refinement": refinement.main,
     "reports": reports.main,
     "server_quality": server_quality.main,
     "rows": rows.main,
