@@ -12,7 +12,8 @@ A file holds a list of rows:
         auth: key                     # key (default), none, wrong, or the header itself
       status: 200                     # default 200
       reply: {code: 102, message: ...}
-      frames: [...]                   # instead of `reply`: the payloads of a stream, `[DONE]` included
+      frames: [...]                   # instead of `reply`: the payloads of a stream, `[DONE]` included; the first
+                                      # or last of them where `...` stands for the others
 
 `reply` must match the whole body; a mapping with the key `...` may have more keys. Texts that begin with `$`
 match kinds of values: `$any`, `$text`, `$int`, `$float`, `$id`, `$list`, `$object`, `$re:<pattern>`.
@@ -107,7 +108,7 @@ class Scene:
         assert response.status_code == row.get("status", 200), response.text
         if "frames" in row:
             found: Any = frames_of(response.text)
-            expected = row["frames"]
+            found, expected = shortened(found, row["frames"])
         else:
             found = response.json()
             expected = row["reply"]
@@ -119,6 +120,17 @@ def frames_of(text: str) -> list[Any]:
     """The payloads of a stream."""
     frames = [part.removeprefix("data:").strip() for part in text.split("\n\n") if part]
     return [frame if frame == "[DONE]" else json.loads(frame) for frame in frames]
+
+
+def shortened(found: list[Any], expected: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Both without the frames that `...` stands for, of which there may be any number."""
+    if "..." not in expected:
+        return found, expected
+    place = expected.index("...")
+    rest = [*expected[:place], *expected[place + 1 :]]
+    if len(found) < len(rest):
+        return found, rest
+    return found[:place] + found[len(found) - (len(rest) - place) :], rest
 
 
 def dig(value: Any, path: str) -> Any:

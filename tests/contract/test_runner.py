@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.runner import differing, dig, frames_of
+from tests.contract.runner import differing, dig, frames_of, shortened
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,14 @@ def test_what_matches(found: Any, expected: Any) -> None:
 )
 def test_what_differs(found: Any, expected: Any) -> None:
     assert differing(found, expected, "$")
+
+
+def test_frames_may_be_left_out() -> None:
+    assert shortened([1, 2, 3, 4], [1, "...", 4]) == ([1, 4], [1, 4])
+    assert shortened([1, 2], [1, "...", 2]) == ([1, 2], [1, 2])
+    assert shortened([1, 2, 3], ["...", 3]) == ([3], [3])
+    assert shortened([1, 2, 3], [1, "..."]) == ([1], [1])
+    assert shortened([1], [1, "...", 2]) == ([1], [1, 2])
 
 
 def test_small_things() -> None:
