@@ -95,8 +95,12 @@ def _changes(body: dict[str, Any]) -> dict[str, Any]:
         changes["name"] = check_name(body["name"])
     if body.get("user_id") is not None:
         changes["user_id"] = str(body["user_id"])
+    if "llm_id" in body:
+        if not isinstance(body["llm_id"], str):
+            raise refused("`llm_id` must be a text.")
+        changes["llm_id"] = body["llm_id"]
     for key in body:
-        if key not in ("name", "user_id", *_KEPT_COLUMNS):
+        if key not in ("name", "user_id", "llm_id", *_KEPT_COLUMNS):
             raise uncaught(repr_texts.unknown_field(key, body))
     return changes
 

@@ -8,18 +8,23 @@ from api.db.services.records import ConversationRecord, MessageRecord
 
 
 def session_wire(session: ConversationRecord, *, folded: bool) -> dict[str, Any]:
-    """A session object.
+    """A session object; `llm_id` is ours and only there where the session has a model of its own.
 
     Args:
         folded: Whether answers carry their references, as in the list; a new session's do not.
     """
-    return {
-        "id": session.id,
-        "chat_id": session.dialog_id,
-        "name": session.name,
-        "user_id": session.user_id,
-        "messages": [message_wire(message, folded=folded) for message in session.messages],
-    } | times(session.create_time, session.update_time)
+    own = {"llm_id": session.llm_id} if session.llm_id else {}
+    return (
+        {
+            "id": session.id,
+            "chat_id": session.dialog_id,
+            "name": session.name,
+            "user_id": session.user_id,
+            "messages": [message_wire(message, folded=folded) for message in session.messages],
+        }
+        | own
+        | times(session.create_time, session.update_time)
+    )
 
 
 def message_wire(message: MessageRecord, *, folded: bool) -> dict[str, Any]:

@@ -149,7 +149,7 @@ def session_records(rows: Sequence[Conversation]) -> list[ConversationRecord]:
         query = Message.select().where(Message.conversation_id.in_(group))
         # Within a turn the question comes before its answer.
         for row in query.order_by(Message.conversation_id, Message.turn, Message.role.desc()):
-            messages[row.conversation_id].append(_message(row))
+            messages[row.conversation_id].append(message_record(row))
     return [
         ConversationRecord(
             id=row.id,
@@ -168,7 +168,8 @@ def session_records(rows: Sequence[Conversation]) -> list[ConversationRecord]:
     ]
 
 
-def _message(row: Message) -> MessageRecord:
+def message_record(row: Message) -> MessageRecord:
+    """The row as it leaves `api/db`."""
     return MessageRecord(
         role=row.role,
         content=row.content,

@@ -1,38 +1,38 @@
-"""Turns of sessions: begun, answered anew, followed, stopped, changed.
+"""Turns of sessions: begun, answered anew, stopped, changed.
 
 A turn is saved before anything else happens, runs without the one who asked, and ends saved: `done`, `failed`,
 `stopped` or `interrupted`.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from api.db.database import Database
 from api.db.services.answer_lease import AnswerLease
 from api.db.services.asides import Answered, Asides
 from api.db.services.dialog_brief import AskOptions
-from api.db.services.message_rows import add_turn, end_of, session_records, turns_until
+from api.db.services.message_rows import add_turn, session_records, turns_until
 from api.db.services.owned_chats import chat_record, own_answer, own_session, own_session_anywhere
 from api.db.services.records import ConversationRecord, GivenMessage
 from api.db.services.turn_ask import Ask, Begun, Dialogs, TurnHandle
 from api.db.services.turn_edits import first_change, question_of, remove_from, remove_turn, replace_messages, turn_of
 from api.db.services.turn_options import options_of_json, options_to_json
+from api.db.services.turn_reader import TurnReader
 from api.db.services.turn_runner import Past, RunningTurn, TurnRunner
 from api.db.tables import Conversation, Message
 from rag.core.clock import Clock
-from rag.core.errors import Conflict, InvalidInput, NotFound
+from rag.core.errors import Conflict, InvalidInput
 from rag.core.events import Done, Failed, Started, Stopped
 from rag.core.ids import new_message_id
 from rag.core.settings import DialogSettings
 from rag.core.types import Principal, Turn
-from rag.eventlog.base import Batch, EventLog, LoggedEvent
+from rag.eventlog.base import EventLog
 
 _LONGEST_ID = 36
 
 
-class TurnService:
+class TurnService(TurnReader):
     """Every method loads by (principal, ids); what is not the principal's is NotFound (kind `chat`, `session` or
     `message`)."""
 
@@ -47,11 +47,8 @@ class TurnService:
         lease: AnswerLease | None = None,
         asides: Asides | None = None,
     ) -> None:
-        self._db = db
-        self._clock = clock
-        self._log = event_log
+        super().__init__(db, clock, event_log, lease or AnswerLease(db, clock))
         self._dialogs = dialog_service
-        self._lease = lease or AnswerLease(db, clock)
         self._asides = asides
         self._runner = TurnRunner(db, clock, event_log, save_s=settings.save_s)
         self._beginning: dict[asyncio.Task[TurnHandle], str] = {}
@@ -319,49 +316,9 @@ class TurnService:
             wants_title=session.auto_title,
         )
 
-    async def follow(
-        self,
-        principal: Principal,
-        dialog_id: str,
-        session_id: str,
-        message_id: str,
-        *,
-        after: int = 0,
-        idle_s: float | None = None,
-    ) -> AsyncGenerator[Batch, None]:
-        """Follow an answer from the event after number `after`: past events, live ones by arrival, and the end. An
-        empty batch comes after `idle_s` seconds of silence.
-
-        When its events are no longer there, the end alone comes, made from the row. Leaving changes nothing.
-        """
-        await self._end_in_row(principal, dialog_id, session_id, message_id)
-        try:
-            stream = f"{session_id}/{message_id}"
-            async with aclosing(self._log.follow(stream, after=after, idle_s=idle_s)) as batches:
-                async for batch in batches:
-                    after = batch.first_id + len(batch.events) - 1
-                    yield batch
-        except NotFound:
-            end = await self._end_in_row(principal, dialog_id, session_id, message_id)
-            yield Batch(first_id=after + 1, events=(end,))
-
-    async def events(
-        self, principal: Principal, dialog_id: str, session_id: str, message_id: str, *, after: int = 0
-    ) -> AsyncIterator[LoggedEvent]:
-        """The events of `follow`, one by one."""
-        async with aclosing(self.follow(principal, dialog_id, session_id, message_id, after=after)) as batches:
-            async for batch in batches:
-                for event_id, event in enumerate(batch.events, batch.first_id):
-                    yield LoggedEvent(event_id=event_id, event=event)
-
-    async def _end_in_row(
-        self, principal: Principal, dialog_id: str, session_id: str, message_id: str
-    ) -> Done | Failed | Stopped:
-        return await self._db.run(lambda: end_of(own_answer(principal, dialog_id, session_id, message_id)))
-
     async def stop_turn(self, principal: Principal, dialog_id: str, session_id: str, message_id: str) -> None:
         """End an answer and keep its text; returns when that is saved. One that has ended stays as it is."""
-        await self._end_in_row(principal, dialog_id, session_id, message_id)
+        await self._db.run(lambda: own_answer(principal, dialog_id, session_id, message_id).id)
         await self._runner.stop(f"{session_id}/{message_id}", "stopped")
 
     async def recover(self) -> int:

@@ -35,6 +35,9 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
         "session_id": "{session_id}",
         "stream": False,
     },
+    ("POST", "/api/v1/chats/<chat_id>/sessions/<session_id>/messages"): {"question": "words"},
+    ("POST", "/api/v1/chats/<chat_id>/sessions/<session_id>/messages/<message_id>/edit"): {"question": "words"},
+    ("POST", "/api/v1/chats/<chat_id>/sessions/<session_id>/messages/<message_id>/rate"): {"up": True},
     ("POST", "/api/v1/chats_openai/<chat_id>/chat/completions"): {
         "model": "m",
         "messages": [{"role": "user", "content": "words"}],
