@@ -5,7 +5,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from api.db.services.llm_service import LLMBundle
-from api.db.services.tool_sources import SEARCH
+from api.db.services.tool_sources import SEARCH, progress_of
 from api.db.services.toolbox import Kit
 from rag.core.events import DialogEvent, Reasoning, RetrievalFinished, Token, ToolArguments, ToolFinished, ToolStarted
 from rag.core.types import TokenUsage, ToolCall
@@ -99,6 +99,8 @@ async def reply_events(
             elif isinstance(event, TurnsDropped):
                 said.dropped += event.count
             elif isinstance(event, ToolStarted):
+                if kit is not None and kit.researches:
+                    yield Reasoning(text=progress_of(event.name, event.arguments))
                 yield event
             else:
                 assert kit is not None

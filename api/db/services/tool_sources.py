@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import orjson
+
 from api.db.services.dialog_sources import cited_chunk, source_text, unranked
 from api.db.services.document_reader import Part, Reading
 from rag.core.blocking import Lane, run_in
@@ -24,6 +26,7 @@ MOST_SOURCES = 200
 """Numbered passages of one answer: each is stored with it."""
 _TOO_MANY = "There are too many passages in this answer already. Answer from what you have."
 _LONGEST_QUESTION_CHARS = 4000
+_LONGEST_PROGRESS_CHARS = 300
 _LEAST_TOKENS = 16
 _FRAME_TOKENS = 48
 """Kept for the lines around the passages."""
@@ -120,6 +123,18 @@ class Sources:
         chunks = tuple(self._chunks)
         total = max(self._total, len(chunks))
         return Reference(total=total, chunks=chunks, documents=count_documents(chunks, frozenset()))
+
+
+def progress_of(name: str, arguments: str) -> str:
+    """What a call does, in a line for whoever waits for the answer."""
+    try:
+        told = orjson.loads(arguments)
+    except orjson.JSONDecodeError:
+        told = None
+    given = told if isinstance(told, dict) else {}
+    subject = " ".join(str(given.get("question") or given.get("document") or "").split())[:_LONGEST_PROGRESS_CHARS]
+    verb = {SEARCH: "Searching", READ: "Reading"}.get(name, f"Using {name}")
+    return f"{verb}: {subject}\n" if subject else f"{verb}\n"
 
 
 class SearchKnowledge:
