@@ -164,7 +164,9 @@ def build_services(
         event_log=event_log,
         models=models,
         meters=meters,
-        tenant_models=TenantModelService(db, clock, box, logins=logins, providers=registry, private_addresses=private),
+        tenant_models=TenantModelService(
+            db, clock, box, logins=logins, providers=registry, books=models.books, private_addresses=private
+        ),
         users=UserService(db, clock, settings.auth, secret=secret),
         tokens=TokenService(db, clock),
         knowledgebases=knowledgebases,

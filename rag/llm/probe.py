@@ -5,12 +5,14 @@ from contextlib import aclosing
 from typing import Any, Final
 
 from rag.core.errors import InvalidInput
-from rag.core.types import Picture, Turn
-from rag.llm.base import ChatRequest, Sampling
+from rag.core.types import Picture, TokenUsage, Turn
+from rag.llm.base import ChatRequest, Embedded, Reranked, Sampling
 from rag.llm.models_file import Kind
+from rag.llm.token_estimate import estimate_tokens
 
 _TOKENS: Final = 16
 """Some providers refuse fewer."""
+_SAY: Final = "Say ok."
 _DOT: Final = bytes.fromhex(
     "89504e470d0a1a0a0000000d494844520000000100000001080200000090"
     "7753de0000000c49444154789c63f8ffff3f0005fe02fe0def46b80000000049454e44ae426082"
@@ -18,8 +20,8 @@ _DOT: Final = bytes.fromhex(
 """A white dot as PNG."""
 
 
-async def probe(kind: Kind, make: Callable[[], Any]) -> None:
-    """Make a small call of the model that `make` gives.
+async def probe(kind: Kind, make: Callable[[], Any]) -> TokenUsage:
+    """Make a small call of the model that `make` gives; what it took, estimated where the provider does not say.
 
     Raises:
         ModelError: the call failed.
@@ -28,37 +30,51 @@ async def probe(kind: Kind, make: Callable[[], Any]) -> None:
     check = _CHECKS.get(kind)
     if check is None:
         raise InvalidInput(f"Models of kind {kind!r} cannot be checked.", field="model_type")
-    await check(make())
+    return await check(make())
 
 
-async def _chat(model: Any) -> None:
-    turns = (Turn(role="user", content="Say ok."),)
+async def _chat(model: Any) -> TokenUsage:
+    turns, said = (Turn(role="user", content=_SAY),), ""
     async with aclosing(model.stream(ChatRequest(turns=turns, sampling=Sampling(max_tokens=_TOKENS)))) as stream:
         async for delta in stream:
-            if delta.text or delta.reasoning:
-                return
+            if delta.usage is not None:
+                usage: TokenUsage = delta.usage
+                return usage
+            said = delta.text or delta.reasoning
+            if said:
+                break
+    return TokenUsage(prompt_tokens=estimate_tokens(_SAY), completion_tokens=estimate_tokens(said), estimated=True)
 
 
-async def _embedding(model: Any) -> None:
-    await model.encode(["ok"])
+async def _embedding(model: Any) -> TokenUsage:
+    return _read(await model.encode(["ok"]), "ok")
 
 
-async def _rerank(model: Any) -> None:
-    await model.rerank("ok", ["ok"])
+async def _rerank(model: Any) -> TokenUsage:
+    return _read(await model.rerank("ok", ["ok"]), "ok ok")
 
 
-async def _picture(model: Any) -> None:
-    await model.describe(Picture(media_type="image/png", data=_DOT), "Say ok.")
+async def _picture(model: Any) -> TokenUsage:
+    described = await model.describe(Picture(media_type="image/png", data=_DOT), _SAY)
+    usage: TokenUsage = described.usage
+    return usage
 
 
-async def _speech(model: Any) -> None:
+async def _speech(model: Any) -> TokenUsage:
     async with aclosing(model.speak("ok")) as stream:
         async for _ in stream:
-            return
+            break
+    return TokenUsage(prompt_tokens=estimate_tokens("ok"), estimated=True)
 
 
-async def _hearing(model: Any) -> None:
-    await model.transcribe(_silence(), file_name="silence.wav")
+async def _hearing(model: Any) -> TokenUsage:
+    said = await model.transcribe(_silence(), file_name="silence.wav")
+    return TokenUsage(completion_tokens=estimate_tokens(said.text), estimated=True)
+
+
+def _read(found: Embedded | Reranked, text: str) -> TokenUsage:
+    tokens = found.tokens or estimate_tokens(text)
+    return TokenUsage(prompt_tokens=tokens, estimated=found.estimated or not found.tokens)
 
 
 def _silence() -> bytes:
@@ -70,7 +86,7 @@ def _silence() -> bytes:
     return head + form + rate + b"data" + len(samples).to_bytes(4, "little") + samples
 
 
-_CHECKS: Final[Mapping[Kind, Callable[[Any], Awaitable[None]]]] = {
+_CHECKS: Final[Mapping[Kind, Callable[[Any], Awaitable[TokenUsage]]]] = {
     "chat": _chat,
     "embedding": _embedding,
     "rerank": _rerank,

@@ -12,6 +12,7 @@ from typing import Any, Final
 from rag.core.errors import InvalidInput, NotFound
 from rag.core.resources import asset_path
 from rag.core.settings import Settings
+from rag.core.types import TokenUsage
 from rag.llm import litellm_port
 from rag.llm.base import (
     ChatModel,
@@ -173,8 +174,8 @@ class Registry:
         found: Speaker = self._model("tts", name, logins)
         return found
 
-    async def probe(self, login: ProviderLogin, kind: Kind, model: str) -> None:
-        """Make a real small call with `login`.
+    async def probe(self, login: ProviderLogin, kind: Kind, model: str) -> TokenUsage:
+        """Make a real small call with `login`; what it took.
 
         Raises:
             ModelError: the call failed: key, address or model are wrong, or the provider has trouble.
@@ -184,7 +185,7 @@ class Registry:
         await self._parts.pool.open()
         await self._guarded.pool.open()
         changed = with_login(self._own(login), login)
-        await probe(kind, lambda: self._model(kind, f"{model}@{changed.name}", [login]))
+        return await probe(kind, lambda: self._model(kind, f"{model}@{changed.name}", [login]))
 
     async def discover(self) -> None:
         """Ask self-hosted servers for their models, unless that was done lately. Their failures are logged."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rag.core.errors import ModelError, NotFound
+from rag.core.types import TokenUsage
 from rag.llm.base import ChatModel, Embedder, ModelInfo, ProviderLogin
 from rag.testing.hash_embedder import HashEmbedder
 from rag.testing.scripted_chat import ScriptedChat
@@ -124,8 +125,9 @@ class FixedProviders:
             for name, kind in kinds.items()
         ]
 
-    async def probe(self, login: ProviderLogin, kind: Any, model: str) -> None:
+    async def probe(self, login: ProviderLogin, kind: Any, model: str) -> TokenUsage:
         self.probed.append((login, kind, model))
         key = login.api_key.get_secret_value()
         if key not in self.good and not login.base_url:
             raise ModelError(f"{model!r}: the key {key!r} is wrong.")
+        return TokenUsage(prompt_tokens=3)

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import structlog
 
 from api.db.services.llm_service import LLMBundle
+from api.db.services.model_calls import Books
 from api.db.services.tenant_logins import Kind, TenantLogins, parted
 from api.db.services.tenant_model_list import Listed, bare_name
 from api.db.services.usage_ledger import BudgetGate, CallContext, UsageLedger, UsageSink
@@ -276,6 +277,10 @@ class ModelCatalogue:
         full = name or self._needed("tts", "tts_id", tenant_id)
         speaker = self._in_role("tts", self._registry.speaker, full, tenant_id)
         return self._bundle(CallContext(tenant_id=tenant_id, purpose=purpose), speaker=speaker)
+
+    def books(self, context: CallContext) -> Books:
+        """Where calls are noted, and who may forbid them, for those that no bundle makes."""
+        return Books(context=context, ledger=self._ledger, clock=self._clock, budget=self._budget)
 
     async def open(self) -> None:
         """Open the connections to providers, on the loop that makes all model calls."""

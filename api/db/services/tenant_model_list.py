@@ -8,6 +8,7 @@ from peewee import fn
 
 from api.db.services.tenant_logins import Kind, TenantLogins, norm
 from api.db.tables import TenantLlm, UsageDay
+from rag.core.types import TokenUsage
 from rag.llm.base import ProviderLogin
 
 
@@ -50,7 +51,7 @@ class Providers(Protocol):
 
     def factories(self) -> Sequence[Factory]: ...
     def listed(self, logins: Sequence[ProviderLogin] = ()) -> Sequence[Listed]: ...
-    async def probe(self, login: ProviderLogin, kind: Kind, model: str) -> None: ...
+    async def probe(self, login: ProviderLogin, kind: Kind, model: str) -> TokenUsage: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

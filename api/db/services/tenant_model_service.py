@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 from pydantic import SecretStr
 
 from api.db.database import Database
+from api.db.services.model_calls import Books, CallMeter
 from api.db.services.secret_box import SecretBox
 from api.db.services.tenant_logins import Kind, TenantLogins, norm, note_change, owner_of, parted
 from api.db.services.tenant_model_list import (
@@ -24,6 +25,7 @@ from api.db.services.tenant_model_list import (
     rows_of,
     used_tokens,
 )
+from api.db.services.usage_ledger import CallContext
 from api.db.tables import TenantLlm, User
 from rag.core.clock import Clock, now_ms
 from rag.core.errors import InvalidInput, LimitExceeded, ModelError, ModelTimeout, NotFound
@@ -55,6 +57,13 @@ class NewModel:
     base_url: str = ""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Called:
+    """What the books know of a model."""
+
+    name: str
+
+
 class ProbeFailed(InvalidInput):
     """No call that tried a key went through; `failures` are (provider, model, reason)."""
 
@@ -79,13 +88,16 @@ class TenantModelService:
         *,
         logins: TenantLogins,
         providers: Providers,
+        books: Callable[[CallContext], Books],
         private_addresses: bool = False,
     ) -> None:
+        """`books`: where the calls that try keys are noted."""
         self._db = db
         self._clock = clock
         self._box = box
         self._logins = logins
         self._providers = providers
+        self._books = books
         self._private = private_addresses
         self._probes = asyncio.Semaphore(_PROBES_AT_ONCE)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -115,6 +127,7 @@ class TenantModelService:
             InvalidInput: the key or the address cannot be used.
             NothingToProbe: there is no model to try the key with.
             ProbeFailed: the provider did not answer as it should.
+            LimitExceeded: a budget is spent, or the tenant has too many models.
         """
         factory = self.factory(provider)
         name = factory.name
@@ -132,7 +145,7 @@ class TenantModelService:
         Raises:
             NotFound: no such provider.
             InvalidInput: a name, number, key or address that cannot be used.
-            LimitExceeded: the tenant has too many models.
+            LimitExceeded: a budget is spent, or the tenant has too many models.
             ProbeFailed: the provider did not answer as it should.
         """
         factory = self.factory(provider)
@@ -251,7 +264,7 @@ class TenantModelService:
         key = login.api_key.get_secret_value()
         for kind, model in candidates:
             try:
-                await self._probe_one(login, kind, model, turn=turn)
+                await self._probe_one(principal, login, (kind, model), turn=turn)
             except (ModelError, NotFound, InvalidInput) as error:
                 reason = error.message.replace(key, "***") if len(key) > 3 else error.message
                 failures.append((login.provider, model, reason))
@@ -259,13 +272,24 @@ class TenantModelService:
                 return
         raise ProbeFailed(failures)
 
-    async def _probe_one(self, login: ProviderLogin, kind: Kind, model: str, *, turn: asyncio.Lock) -> None:
+    async def _probe_one(
+        self, principal: Principal, login: ProviderLogin, candidate: tuple[Kind, str], *, turn: asyncio.Lock
+    ) -> None:
         """One at a time for each tenant, so that those of one who names slow servers leave slots to all others."""
+        model = candidate[1]
         try:
             async with asyncio.timeout(PROBE_S), turn, self._probes:
-                await self._providers.probe(login, kind, model)
+                await self._call(principal, login, *candidate)
         except TimeoutError as error:
             raise ModelTimeout(f"{model!r}: no answer within {PROBE_S:.0f} s.", model=model) from error
+
+    async def _call(self, principal: Principal, login: ProviderLogin, kind: Kind, model: str) -> None:
+        """The call that tries a key, on the books of the tenant."""
+        books = self._books(CallContext(tenant_id=principal.tenant_id, purpose="probe", key_id=principal.key_id))
+        called = _Called(name=f"{model}@{login.provider}")
+        await books.check(called)
+        with CallMeter(books, called) as meter:
+            meter.usage = await self._providers.probe(login, kind, model)
 
     async def _keep(
         self,

@@ -6,6 +6,7 @@ from pydantic import SecretStr
 
 from rag.core.errors import InvalidInput, ModelError, ModelOverloaded, ModelRefused, NotFound
 from rag.core.settings import Settings, load_settings
+from rag.core.types import TokenUsage
 from rag.llm.base import OwnModel, ProviderLogin
 from rag.llm.chat_model import LiteLLMBase
 from rag.llm.models_file import Kind, read_models_file
@@ -238,27 +239,29 @@ def test_a_model_is_not_of_another_kind() -> None:
             make(f"{name}@OpenAI")
 
 
-async def probed(services: ServicesUpstream, kind: Any, key: str = KEY) -> None:
+async def probed(services: ServicesUpstream, kind: Any, key: str = KEY) -> TokenUsage:
     registry = Registry(settings())
     try:
-        await registry.probe(login("VLLM", key, base_url=services.url), kind, "m")
+        return await registry.probe(login("VLLM", key, base_url=services.url), kind, "m")
     finally:
         await registry.close()
 
 
 @pytest.mark.parametrize(
-    ("kind", "path"),
+    ("kind", "path", "took"),
     [
-        ("chat", "/v1/chat/completions"),
-        ("embedding", "/v1/embeddings"),
-        ("rerank", "/v1/rerank"),
-        ("image2text", "/v1/chat/completions"),
-        ("speech2text", "/v1/audio/transcriptions"),
-        ("tts", "/v1/audio/speech"),
+        ("chat", "/v1/chat/completions", True),
+        ("embedding", "/v1/embeddings", False),
+        ("rerank", "/v1/rerank", False),
+        ("image2text", "/v1/chat/completions", False),
+        ("speech2text", "/v1/audio/transcriptions", True),
+        ("tts", "/v1/audio/speech", True),
     ],
 )
-async def test_a_probe_is_a_real_call(services: ServicesUpstream, kind: Kind, path: str) -> None:
-    await probed(services, kind)
+async def test_a_probe_is_a_real_call(services: ServicesUpstream, kind: Kind, path: str, took: bool) -> None:
+    usage = await probed(services, kind)
+    assert usage.total_tokens > 0
+    assert usage.estimated is took
     assert [called.path for called in services.calls] == [path]
     with pytest.raises(ModelRefused) as raised:
         await probed(services, kind, "sk-of-somebody-else")

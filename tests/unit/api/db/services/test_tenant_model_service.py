@@ -6,15 +6,17 @@ from typing import Any
 import pytest
 
 from api.db.services import tenant_model_service
+from api.db.services.model_calls import Books
 from api.db.services.records import ModelCall
 from api.db.services.secret_box import SecretBox
 from api.db.services.tenant_logins import TenantLogins, parted
 from api.db.services.tenant_model_service import NewModel, NothingToProbe, ProbeFailed, TenantModelService
+from api.db.services.usage_ledger import CallContext, UsageLedger
 from api.db.services.usage_service import UsageService
 from api.db.tables import Tenant, TenantLlm, Usage, User
-from rag.core.errors import InvalidInput, NotFound
+from rag.core.errors import InvalidInput, LimitExceeded, NotFound
 from rag.core.settings import load_settings
-from rag.core.types import Principal
+from rag.core.types import Principal, TokenUsage
 from rag.llm.base import OwnModel, ProviderLogin
 from rag.llm.registry import Registry
 from rag.testing.models import FixedProviders
@@ -34,6 +36,10 @@ class Tenants:
 
     def __post_init__(self) -> None:
         box = SecretBox(self.secret)
+        self.calls: list[ModelCall] = []
+        self.asked: list[CallContext] = []
+        self.spent = False
+        self.ledger = UsageLedger(self)
         self.logins = TenantLogins(self.world.db, box, private=self.private)
         self.providers = FixedProviders("good", "better")
         self.service = TenantModelService(
@@ -42,8 +48,20 @@ class Tenants:
             box,
             logins=self.logins,
             providers=self.providers,
+            books=self.books,
             private_addresses=self.private,
         )
+
+    def books(self, context: CallContext) -> Books:
+        return Books(context=context, ledger=self.ledger, clock=self.world.clock, budget=self)
+
+    async def record(self, call: ModelCall) -> None:
+        self.calls.append(call)
+
+    async def check(self, context: CallContext) -> None:
+        self.asked.append(context)
+        if self.spent:
+            raise LimitExceeded("The day's budget is spent.")
 
     def key(self, who: Principal, name: str = "large@Acme") -> str:
         found = self.logins.for_model(who.tenant_id, name, "chat")
@@ -92,6 +110,34 @@ async def test_a_wrong_key_is_told_without_it_and_not_kept(tenants: Tenants) -> 
     assert await tenants.service.mine(ANN) == []
 
 
+async def test_every_try_of_a_key_leaves_a_row_and_asks_the_budget(tenants: Tenants) -> None:
+    by_key = replace(ANN, key_id="k1")
+    with pytest.raises(ProbeFailed):
+        await tenants.service.set_key(by_key, "Acme", api_key="badly-wrong")
+    await tenants.service.set_key(by_key, "Acme", api_key="good")
+    await tenants.service.add(ANN, "Acme", NewModel(name="newest", kind="embedding"))
+    await tenants.ledger.settle()
+    assert [(one.model, one.outcome, one.prompt_tokens, one.key_id) for one in tenants.calls] == [
+        ("small@Acme", "model_error", 0, "k1"),
+        ("vectors@Acme", "model_error", 0, "k1"),
+        ("ranks@Acme", "model_error", 0, "k1"),
+        ("small@Acme", "ok", 3, "k1"),
+        ("newest@Acme", "ok", 3, ""),
+    ]
+    assert {(one.tenant_id, one.purpose, one.provider) for one in tenants.calls} == {("ann", "probe", "Acme")}
+    assert [one.model for one in tenants.asked] == [one.model for one in tenants.calls]
+
+
+async def test_no_key_is_tried_on_a_spent_budget(tenants: Tenants) -> None:
+    tenants.spent = True
+    with pytest.raises(LimitExceeded, match="budget"):
+        await tenants.service.set_key(ANN, "Acme", api_key="good")
+    with pytest.raises(LimitExceeded, match="budget"):
+        await tenants.service.add(ANN, "Acme", NewModel(name="newest", kind="chat", api_key="good"))
+    assert (tenants.providers.probed, tenants.calls) == ([], [])
+    assert tenants.key(ANN) == ""
+
+
 class SlowProviders(FixedProviders):
     """Its probes answer when `answer` is set; `most` is how many ran at once, of those that `slow` makes."""
 
@@ -100,7 +146,7 @@ class SlowProviders(FixedProviders):
         self.answer = asyncio.Event()
         self.running = self.most = 0
 
-    async def probe(self, login: ProviderLogin, kind: Any, model: str) -> None:
+    async def probe(self, login: ProviderLogin, kind: Any, model: str) -> TokenUsage:
         if login.api_key.get_secret_value() == "slow":
             self.running += 1
             self.most = max(self.most, self.running)
@@ -108,7 +154,7 @@ class SlowProviders(FixedProviders):
                 await self.answer.wait()
             finally:
                 self.running -= 1
-        await super().probe(login, kind, model)
+        return await super().probe(login, kind, model)
 
 
 async def test_a_tenants_slow_probes_hold_up_only_itself(tenants: Tenants) -> None:
@@ -421,7 +467,9 @@ def test_names_are_parted_at_the_last_at(name: str, parts: tuple[str, str]) -> N
 async def test_a_part_of_a_key_that_no_header_takes_is_told_without_it(tenants: Tenants, part: str) -> None:
     registry = Registry(load_settings(environ={}))
     box = SecretBox(SECRET)
-    service = TenantModelService(tenants.world.db, tenants.world.clock, box, logins=tenants.logins, providers=registry)
+    service = TenantModelService(
+        tenants.world.db, tenants.world.clock, box, logins=tenants.logins, providers=registry, books=tenants.books
+    )
     with pytest.raises(ProbeFailed) as caught:
         await service.set_key(ANN, "OpenAI", api_key=f'{{"api_key": "{part}"}}')
     await registry.close()
