@@ -34,20 +34,20 @@ class Answer:
 
     def add(self, batch: Sequence[DialogEvent]) -> tuple[str, str]:
         """Take in a batch; the new text and the new reasoning of it."""
-        said, thought = [], []
+        said = thought = ""
         for event in batch:
             if isinstance(event, Token):
-                said.append(event.text)
+                said += event.text
             elif isinstance(event, Reasoning):
-                thought.append(event.text)
+                thought += event.text
             elif isinstance(event, Usage):
                 self.usage = event.usage
             elif isinstance(event, TERMINAL):
                 self.end = event
-        self._parts += said
-        thoughts = "".join(thought)
-        self.thoughts += thoughts
-        return "".join(said), thoughts
+        if said:
+            self._parts.append(said)
+        self.thoughts += thought
+        return said, thought
 
     def append(self, text: str) -> None:
         """Add text that no event brought."""

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from rag.core.events import DialogEvent
 
@@ -15,8 +15,7 @@ class LoggedEvent:
     event: DialogEvent
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """Events that follow each other; the first has the id `first_id`."""
 
     first_id: int

@@ -51,7 +51,7 @@ class LiteLLMBase:
                             raise too_long(self.info.name, MAX_TEXT_CHARS)
                         watch.started = True
                         if delta.fragments and not request.tool_fragments:
-                            delta = replace(delta, fragments=())
+                            delta = delta._replace(fragments=())
                         if delta != _NOTHING:
                             yield delta
         except TimeoutError as error:
@@ -64,7 +64,7 @@ class LiteLLMBase:
         return estimate_tokens(text)
 
     async def _deltas(self, body: dict[str, Any], watch: Watch) -> AsyncGenerator[Delta, None]:
-        async with watch.limit():
+        with watch.limit():
             stream = await litellm_port.open_stream(self._endpoint, body, timeout_s=self._deadlines.answer_s)
         reader, repairs = DeltaReader(model=self.info.name), Repairs()
         try:

@@ -43,7 +43,7 @@ class Watch:
             ModelTimeout: a deadline passed; the caller closes the source.
         """
         try:
-            async with self.limit():
+            with self.limit():
                 return await anext(source)
         except TimeoutError as error:
             raise self.late() from error

@@ -20,7 +20,10 @@ class EventParser:
         Raises:
             ModelBadOutput: an event is longer than `MAX_EVENT_BYTES`.
         """
-        if b"\n" not in chunk:
+        end = chunk.find(b"\n")
+        if end == len(chunk) - 2 and chunk.endswith(b"\n\n") and chunk.startswith(b"data: ") and not self._open:
+            return [chunk[6:-2]]  # One event and nothing else, as most reads of a stream are.
+        if end < 0:
             # Kept apart until a line is whole: joining each time would be quadratic for a long one.
             self._tail.append(chunk)
             self._tail_bytes += len(chunk)
@@ -50,6 +53,11 @@ class EventParser:
                 events.append(b"\n".join(self._data) if len(self._data) > 1 else self._data[0])
                 self._data, self._data_bytes = [], 0
         return events
+
+    @property
+    def _open(self) -> bool:
+        """Whether an event has begun and not ended."""
+        return bool(self._tail or self._data)
 
     @staticmethod
     def _check(size: int) -> None:

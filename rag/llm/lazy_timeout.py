@@ -5,23 +5,11 @@ early looks at the deadline of now and is set again: a stream that flows sets on
 """
 
 import asyncio
-from collections.abc import Awaitable, Generator
 from types import TracebackType
-from typing import Final
-
-
-class _Nothing:
-    """Awaiting it takes no time."""
-
-    def __await__(self) -> Generator[None, None, None]:
-        yield from ()
-
-
-_NOTHING: Final = _Nothing()
 
 
 class LazyTimeout:
-    """`async with timeout.at(when):` as `async with asyncio.timeout_at(when):`, again and again, in one wait at a time.
+    """`with timeout.at(when):` as `async with asyncio.timeout_at(when):`, again and again, in one wait at a time.
 
     `close` when there will be no more waits; a timer that is forgotten ends at the deadline, without effect.
     """
@@ -42,7 +30,7 @@ class LazyTimeout:
         self._when = when
         return self
 
-    def __aenter__(self) -> Awaitable[None]:
+    def __enter__(self) -> None:
         # With the loop: without it Python 3.11 asks the system for the process' id each time.
         task = asyncio.current_task(self._loop)
         if task is None:
@@ -52,18 +40,16 @@ class LazyTimeout:
         self._expired = False
         if self._timer is None or self._when < self._timer_at:
             self._set()
-        return _NOTHING
 
-    def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> Awaitable[None]:
+    ) -> None:
         """Raises TimeoutError if the wait ended because of the deadline."""
         task, self._task = self._task, None
         if self._expired and task is not None:
             self._expired = False
             if task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
                 raise TimeoutError from error
-        return _NOTHING
 
     def close(self) -> None:
         """End the timer."""

@@ -194,9 +194,9 @@ async def _replied(
                 continue
             reply.note(event)
             if event.text and gap:
-                event, gap = replace(event, text=gap + event.text.lstrip()), ""
+                event, gap = event._replace(text=gap + event.text.lstrip()), ""
             if event.text or event.reasoning or event.fragments:
-                yield replace(event, tool_calls=(), usage=None, finish=None)
+                yield event._replace(tool_calls=(), usage=None, finish=None)
 
 
 def _usable(calls: tuple[ToolCall, ...], number: int) -> tuple[ToolCall, ...]:

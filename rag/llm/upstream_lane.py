@@ -128,7 +128,7 @@ class UpstreamLane:
         }
         # In pieces, where it is long: written in one go it would hold the event loop.
         data = BytesIO(body) if len(body) >= _BIG_BYTES else body
-        async with watch.limit():
+        with watch.limit():
             # No redirects: the key is for this address alone.
             response = await self._pool.session.post(self._url, data=data, headers=headers, allow_redirects=False)
             if response.status == 200:
@@ -146,7 +146,7 @@ class UpstreamLane:
         ended = quiet = False
         while not ended:
             try:
-                async with watch.limit(again=quiet):
+                with watch.limit(again=quiet):
                     chunk = await response.content.readany()
             except (aiohttp.ClientError, OSError):  # TimeoutError is an OSError.
                 last = reader.last()
@@ -157,7 +157,7 @@ class UpstreamLane:
                 break
             events = parser.feed(chunk) if chunk else _whole_ones(parser.finish())
             ended = not chunk
-            thought, said = [], []
+            thought = said = ""
             for event in events:
                 if event == _DONE:
                     ended = True
@@ -165,10 +165,10 @@ class UpstreamLane:
                 reasoning, text = reader.read(
                     self._piece(event) if len(event) < _BIG_BYTES else await run_in(Lane.TEXT, self._piece, event)
                 )
-                thought.append(reasoning)
-                said.append(text)
+                thought += reasoning
+                said += text
             ended = ended or reader.done
-            delta = Delta(reasoning="".join(thought), text="".join(said), fragments=reader.take_fragments())
+            delta = Delta(reasoning=thought, text=said, fragments=reader.take_fragments())
             # Comments that keep a connection alive are no tokens: the deadline for the next one goes on.
             quiet = not (delta.text or delta.reasoning or delta.fragments)
             if not quiet:
@@ -201,7 +201,7 @@ class UpstreamLane:
     ) -> AsyncGenerator[Delta, None]:
         """A server that does not stream answers in one piece."""
         parts: list[bytes] = []
-        async with watch.limit():
+        with watch.limit():
             while not response.content.at_eof() and sum(map(len, parts)) <= _MAX_REPLY_BYTES:
                 parts.append(await response.content.readany())
         data = b"".join(parts)

@@ -1,7 +1,6 @@
 """Calls bound to one model, each leaving one usage row."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -136,7 +135,7 @@ class LLMBundle:
                     try:
                         async for delta in source:
                             meter.see(delta)
-                            yield delta if delta.usage is None else replace(delta, model=model.info.name)
+                            yield delta if delta.usage is None else delta._replace(model=model.info.name)
                         if meter.usage is None:
                             yield Delta(usage=meter.total(), model=model.info.name)
                     finally:
