@@ -171,7 +171,7 @@ async def _researched(
                 reply.calls = ()
                 break
             if isinstance(event, Delta) and event.text:
-                event = replace(event, text="", reasoning=event.reasoning + event.text)
+                event = event._replace(text="", reasoning=event.reasoning + event.text)
             yield event
         if reply.text or reply.reasoning:
             yield Delta(reasoning="\n")
