@@ -56,7 +56,7 @@ def rewrite(turns: Sequence[Turn]) -> str:
     asked = turns[-1].content
     if len(asked) > _SELF_CONTAINED_CHARS or _asks_nothing(asked):
         return asked
-    questions, answer = _said(turns[:-1])
+    questions, answer = _said(turns[-2 * _TURNS_BACK - 1 : -1])
     leans = _leans(asked, " ".join((*questions[:_COMPARED_TURNS], answer)))
     missing = _Missing(asked)
     for question in questions:
