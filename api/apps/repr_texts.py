@@ -24,8 +24,16 @@ NO_CANDIDATES: Final = "ValueError('[knn] k must be greater than 0')"
 ZERO_DIVISION: Final = "ZeroDivisionError('integer division or modulo by zero')"
 NULL_MODEL: Final = ("1048", "Column 'llm_id' cannot be null")
 """Message and data."""
+EMPTY_LIST: Final = "IndexError('list index out of range')"
+LONG_ID: Final = ("1406", "Data too long for column 'id' at row 1")
+"""Message and data."""
 LONG_NAME: Final = ("1406", "Data too long for column 'name' at row 1")
 """Message and data."""
+
+
+def taken_id(table: str, row_id: str) -> tuple[str, str]:
+    """There is a row of that id: message and data."""
+    return "1062", f"Duplicate entry '{row_id}' for key '{table}.PRIMARY'"
 
 
 def lacks(value: Any, member: Member) -> str:

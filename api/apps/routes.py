@@ -2,7 +2,7 @@
 
 from quart import Blueprint
 
-from api.apps import llm_app, openai_app, page_app, system_app, user_app
+from api.apps import conversation_app, dialog_app, llm_app, openai_app, page_app, speech_app, system_app, user_app
 from api.apps.sdk import (
     ask,
     bots,
@@ -24,6 +24,9 @@ BLUEPRINTS: tuple[Blueprint, ...] = (
     page_app.bp,
     user_app.bp,
     llm_app.bp,
+    dialog_app.bp,
+    conversation_app.bp,
+    speech_app.bp,
     dataset.bp,
     doc.bp,
     chunk.bp,

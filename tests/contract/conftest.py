@@ -12,12 +12,14 @@ from tests.e2e.stacks import EMBEDDED, SERVERS, Stack
 
 @pytest.fixture(scope="session", params=[EMBEDDED, SERVERS])
 def contract_client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A client of one server for all rows, on each choice of backends; it sends no key unless a row says so."""
+    """A client of one server for all rows, on each choice of backends; it sends no credential unless a row says so."""
     folder = tmp_path_factory.mktemp("contract") / "data"
     serving = Serving(folder, env=Stack(request.param, request.getfixturevalue).environment(folder))
     try:
         with serving.client() as client:
             client.headers["X-Test-Key"] = client.headers.pop("Authorization")
+            signed_in = httpx.get(serving.sign_in_link(), trust_env=False)
+            client.headers["X-Test-Cookie"] = signed_in.headers["Set-Cookie"].partition(";")[0]
             yield client
     finally:
         serving.stop()

@@ -9,13 +9,14 @@ A file holds a list of rows:
         path: /api/v1/chats/${chat}
         json: {...}                   # or `body: text` with `type: text/plain`, or `query: {...}`
         files: [[file, a.txt, text]]  # or an upload, with `form: {...}` fields
-        auth: key                     # key (default), none, wrong, or the header itself
+        auth: key                     # key (default), page, share, none, wrong, or the header itself
       status: 200                     # default 200
       reply: {code: 102, message: ...}
       frames: [...]                   # instead of `reply`: the payloads of a stream, `[DONE]` included; the first
                                       # or last of them where `...` stands for the others
 
-`reply` must match the whole body; a mapping with the key `...` may have more keys. Texts that begin with `$`
+`reply` must match the whole body; a mapping with the key `...` may have more keys, and `frames` whose first is `...`
+may have more before the others. Texts that begin with `$`
 match kinds of values: `$any`, `$text`, `$int`, `$float`, `$id`, `$list`, `$object`, `$re:<pattern>`.
 `${name}` is replaced by what `before` saved or by an object of `world.World`, made when first named in a row.
 """
@@ -76,6 +77,11 @@ class Scene:
         headers: dict[str, str] = dict(wanted.get("headers", {}))
         auth = wanted.get("auth", "key")
         known = {"key": self.client.headers["X-Test-Key"], "wrong": "Bearer ragflow-nobody", "none": None}
+        if auth == "share":
+            known["share"] = f"Bearer {self._value('share')}"
+        if auth == "page":
+            known["page"] = None
+            headers |= page_headers(self.client)
         credential = known.get(auth, auth)
         if credential is not None:
             headers["Authorization"] = credential
@@ -114,6 +120,11 @@ class Scene:
             expected = row["reply"]
         differences = list(differing(found, self.fill(expected), "$"))
         assert not differences, f"{differences}\n{response.text[:2000]}"
+
+
+def page_headers(client: httpx.Client) -> dict[str, str]:
+    """What a browser sends with a request of the page: the cookie of whoever owns the key, and where it comes from."""
+    return {"Cookie": client.headers["X-Test-Cookie"], "Origin": str(client.base_url).rstrip("/")}
 
 
 def frames_of(text: str) -> list[Any]:

@@ -2,9 +2,12 @@
 
 import itertools
 import time
+import uuid
 from typing import Any
 
 import httpx
+
+from tests.contract.runner import page_headers
 
 TEXT = "The Aldermoor bridge was opened in 1932. It carries two lanes of traffic over the river Wend.\n"
 
@@ -19,6 +22,10 @@ class World:
     | `chat`, `chat_name` | the id and the name of a chat on `dataset` |
     | `plain_chat` | the id of a chat without datasets |
     | `session` | the id of a session of `chat` |
+    | `dialog`, `plain_dialog` | the ids of two chats as the page makes them, on `dataset` and on nothing |
+    | `conversation` | the id of a conversation of the page with `dialog` |
+    | `own_id` | 32 hex digits that nothing has as its id |
+    | `share` | a share token of the owner of all this |
     | `new_name` | a name that nothing has |
     """
 
@@ -41,8 +48,14 @@ class World:
         return self._row[name] if name in self._row else self._lasting[name]
 
     def call(self, method: str, path: str, **arguments: Any) -> Any:
-        """One call that must succeed; its `data`."""
-        headers = {"Authorization": self._client.headers["X-Test-Key"]}
+        """One call by key that must succeed; its `data`."""
+        return self._call(method, path, headers={"Authorization": self._client.headers["X-Test-Key"]}, **arguments)
+
+    def call_page(self, method: str, path: str, **arguments: Any) -> Any:
+        """One call of the page that must succeed; its `data`."""
+        return self._call(method, path, headers=page_headers(self._client), **arguments)
+
+    def _call(self, method: str, path: str, *, headers: dict[str, str], **arguments: Any) -> Any:
         body = self._client.request(method, path, headers=headers, **arguments).json()
         assert body["code"] == 0, body
         return body.get("data")
@@ -65,6 +78,32 @@ class World:
     def _make_session(self) -> None:
         made = self.call("POST", f"/api/v1/chats/{self.make('chat')}/sessions", json={"name": "asked"})
         self._row["session"] = made["id"]
+
+    def _make_own_id(self) -> None:
+        self._row["own_id"] = uuid.uuid4().hex
+
+    def _make_dialog(self) -> None:
+        prompt = {
+            "system": "Answer from this:\n{knowledge}",
+            "prologue": "Hello there.",
+            "parameters": [{"key": "knowledge", "optional": False}],
+            "empty_response": "Nothing was found.",
+            "quote": True,
+        }
+        body = {"name": f"dialog {next(self._numbers)}", "prompt_config": prompt, "kb_ids": [self.make("dataset")]}
+        self._row["dialog"] = self.call_page("POST", "/v1/dialog/set", json=body)["id"]
+
+    def _make_plain_dialog(self) -> None:
+        prompt = {"system": "Be kind.", "prologue": "Hello there.", "parameters": []}
+        body = {"name": f"plain dialog {next(self._numbers)}", "prompt_config": prompt}
+        self._row["plain_dialog"] = self.call_page("POST", "/v1/dialog/set", json=body)["id"]
+
+    def _make_conversation(self) -> None:
+        body = {"conversation_id": self.make("own_id"), "is_new": True, "dialog_id": self.make("dialog")}
+        self._row["conversation"] = self.call_page("POST", "/v1/conversation/set", json=body)["id"]
+
+    def _make_share(self) -> None:
+        self._lasting["share"] = self.call_page("POST", "/v1/system/new_token")["beta"]
 
     def _make_empty_dataset(self) -> None:
         made = self.call("POST", "/api/v1/datasets", json={"name": "nothing in it"})

@@ -80,6 +80,14 @@ class Serving:
     def key(self) -> str:
         return (self.data_dir / "key").read_text().strip()
 
+    def sign_in_link(self) -> str:
+        """The link that was printed at the start. Once: it is read from the process."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("Sign in here:"):
+                return line.split()[-1]
+        raise AssertionError("the server printed no sign-in link")
+
     def client(self) -> httpx.Client:
         """A client of this server, which is warm when this returns."""
         deadline = time.monotonic() + 60

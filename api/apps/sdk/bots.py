@@ -3,18 +3,19 @@ tenant; sessions that are made with it are kept apart from the tenant's own, and
 nobody can guess."""
 
 from collections.abc import AsyncIterator
-from typing import Any, NoReturn
+from typing import Any
 
 from quart import Blueprint, Response
 
 from api.apps import repr_texts
 from api.apps.answer_wire import END_FRAME_WITH_MESSAGE, crash_frames, error_frame
 from api.apps.ask_models import AskKnowledge, RelatedTo, RetrievalTest, SearchApp, ShareAsk
-from api.apps.ask_wire import answer_from, not_supported, own_datasets, refuse_search_app
+from api.apps.ask_wire import not_supported
+from api.apps.asking import ask_knowledge, refuse_map, relate
 from api.apps.auth import marked, share_required
 from api.apps.body import required
 from api.apps.context import services
-from api.apps.envelope import json_result, sdk_result, uncaught
+from api.apps.envelope import sdk_result, uncaught
 from api.apps.openapi import describe
 from api.apps.retrieval_test import search_datasets
 from api.apps.sdk.lists import refused
@@ -140,38 +141,3 @@ async def searchbot_mindmap(principal: Principal) -> Response:
 async def searchbot_detail(principal: Principal) -> Response:
     """Not supported."""
     raise not_supported("Search apps are")
-
-
-async def ask_knowledge(principal: Principal, body: dict[str, Any]) -> Response:
-    """The streamed answer of page and search bots, whose body has `question` and `kb_ids`.
-
-    Raises:
-        Refused: 100, they are of a wrong type, or no dataset is named; 102, a search app is; 103, a dataset is not
-            the principal's.
-    """
-    refuse_search_app(body)
-    question, ids = body["question"], body["kb_ids"]
-    if not isinstance(question, str):
-        raise uncaught(repr_texts.wrong_type("question must be text", question))
-    if not ids:
-        raise uncaught(repr_texts.NO_DATASET)
-    if not isinstance(ids, list):
-        raise uncaught(repr_texts.not_iterable(ids))
-    datasets = await own_datasets(principal, ids)
-    return answer_from(principal, [each.id for each in datasets], question)
-
-
-async def relate(principal: Principal, body: dict[str, Any]) -> Response:
-    """The related questions of page and search bots, whose body has `question`."""
-    refuse_search_app(body)
-    question = body["question"]
-    if not isinstance(question, str):
-        raise uncaught(repr_texts.wrong_type("question must be text", question))
-    return json_result(await services().related.questions(principal, question))
-
-
-def refuse_map(body: dict[str, Any]) -> NoReturn:
-    """What is said where a mind map is asked for, whose body has `question` and `kb_ids`."""
-    if not body["kb_ids"]:
-        raise uncaught(repr_texts.NO_DATASET)
-    raise not_supported("Mind maps are")

@@ -59,6 +59,34 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("POST", "/api/v1/searchbots/related_questions"): {"question": "words"},
     ("POST", "/api/v1/searchbots/mindmap"): {"question": "words", "kb_ids": ["{dataset_id}"]},
+    ("POST", "/v1/dialog/set"): {
+        "dialog_id": "{chat_id}",
+        "prompt_config": {"system": "taken over"},
+        "kb_ids": ["{dataset_id}"],
+    },
+    ("GET", "/v1/dialog/get"): {"dialog_id": "{chat_id}"},
+    ("POST", "/v1/dialog/next"): {"owner_ids": ["{tenant_id}"]},
+    ("POST", "/v1/dialog/rm"): {"dialog_ids": ["{chat_id}"]},
+    ("POST", "/v1/conversation/set"): {"conversation_id": "{session_id}", "is_new": False, "name": "taken over"},
+    ("GET", "/v1/conversation/get"): {"conversation_id": "{session_id}"},
+    ("GET", "/v1/conversation/list"): {"dialog_id": "{chat_id}"},
+    ("POST", "/v1/conversation/rm"): {"conversation_ids": ["{session_id}"]},
+    ("POST", "/v1/conversation/completion"): {
+        "conversation_id": "{session_id}",
+        "messages": [{"role": "user", "content": "words", "id": "mine"}],
+        "stream": False,
+        "kb_ids": ["{dataset_id}"],
+    },
+    ("POST", "/v1/conversation/ask"): {"question": "words", "kb_ids": ["{dataset_id}"]},
+    ("POST", "/v1/conversation/mindmap"): {"question": "words", "kb_ids": ["{dataset_id}"]},
+    ("POST", "/v1/conversation/related_questions"): {"question": "words"},
+    ("POST", "/v1/conversation/delete_msg"): {"conversation_id": "{session_id}", "message_id": "{message_id}"},
+    ("POST", "/v1/conversation/thumbup"): {
+        "conversation_id": "{session_id}",
+        "message_id": "{message_id}",
+        "thumbup": True,
+    },
+    ("POST", "/v1/conversation/tts"): {"text": "words"},
     ("POST", "/v1/chat/completions"): {
         "model": "dataset:{dataset_name}",
         "messages": [{"role": "user", "content": "words"}],
@@ -71,7 +99,8 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
         "img2txt_id": "",
     },
 }
-"""What the routes with bodies are sent. A route that takes ids in its body stands here."""
+"""What the routes with bodies are sent, and the query of those that are read by query. A route that takes ids there
+stands here."""
 NO_IDS = {
     "/healthz",
     "/readyz",
@@ -89,6 +118,9 @@ NO_IDS = {
     "/v1/user/logout",
     "/v1/user/info",
     "/v1/user/tenant_info",
+    "/v1/dialog/list",
+    "/v1/conversation/related_questions",
+    "/v1/conversation/tts",
     "/api/v1/sessions/related_questions",
     "/api/v1/searchbots/related_questions",
     "/v1/models",
@@ -187,7 +219,9 @@ async def ask(site: Web, who: Person, objects: Objects, method: str, rule: str) 
     if rule.endswith("/documents") and method == "POST":
         body, content_type = multipart(("file", "a.txt", b"x"))
         arguments = {"content": body, "headers": {"Content-Type": content_type}}
-    elif method != "GET":
+    elif method == "GET":
+        arguments["query_string"] = objects.fill(BODIES.get((method, rule), {}))
+    else:
         arguments["json"] = objects.fill(BODIES.get((method, rule), {}))
     response = await site.send(method, objects.url(rule), who, **arguments)
     text = (await response.get_data()).decode()
@@ -231,7 +265,7 @@ async def test_foreign_ids_look_unknown_on_every_route(site: Web) -> None:
 
 def lists_own(method: str, rule: str) -> bool:
     """Lists and creations at the top: they answer, with the caller's own."""
-    return rule in ("/api/v1/datasets", "/api/v1/chats") and method in ("GET", "POST")
+    return rule in ("/api/v1/datasets", "/api/v1/chats", "/v1/dialog/next") and method in ("GET", "POST")
 
 
 async def test_foreign_children_of_own_parents(site: Web) -> None:
