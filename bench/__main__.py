@@ -2,7 +2,18 @@
 
 import sys
 
-from bench import index, models, refinement, reports, retrieval_quality, rows, server_quality, stacks, startup
+from bench import (
+    dialog_load,
+    index,
+    models,
+    refinement,
+    reports,
+    retrieval_quality,
+    rows,
+    server_quality,
+    stacks,
+    startup,
+)
 
 BENCHES = {
     "startup": startup.main,
@@ -14,6 +25,7 @@ BENCHES = {
     "index": index.main,
     "stacks": stacks.main,
     "models": models.main,
+    "dialog_load": dialog_load.main,
 }
 
 if __name__ == "__main__":
