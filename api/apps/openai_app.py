@@ -167,7 +167,7 @@ async def embeddings(principal: Principal) -> Response:
     except NotFound:
         return no_such_model(body.model)
     if body.dimensions is not None:
-        dim = await catalogue.measure(bundle.name, principal.tenant_id)
+        dim = await catalogue.measure(bundle.name, principal.tenant_id, key_id=principal.key_id)
         if body.dimensions != dim:
             raise InvalidInput(
                 f"{bundle.name} has {dim} dimensions, no fewer and no more: leave `dimensions` out.",

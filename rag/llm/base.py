@@ -161,7 +161,7 @@ class Embedder(Protocol):
     @property
     def dim(self) -> int:
         """Length of the vectors. Raises ModelBadOutput where that is not known before the first call; see
-        `rag.llm.embedding.dim_of`."""
+        `rag.llm.embedding.knows_dim`."""
         ...
 
     def encode(self, texts: Sequence[str]) -> Any:

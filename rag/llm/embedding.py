@@ -8,13 +8,13 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import numpy as np
 
 from rag.core.blocking import Lane, run_in
-from rag.core.errors import ModelBadOutput, ModelError
+from rag.core.errors import ModelBadOutput
 from rag.core.types import Matrix
 from rag.llm import litellm_port
 from rag.llm.base import Embedded
@@ -27,6 +27,9 @@ BATCH_TEXTS: Final = 64
 """Texts of one request: Zhipu takes 64, Cohere 96, Gemini 100, OpenAI 2,048."""
 BATCH_TOKENS: Final = 8_000
 """Tokens of one request: Mistral takes 16,000, and estimates may be too low."""
+SAMPLE: Final = "length"
+"""What is embedded to learn how long vectors are."""
+_NOTHING: Final = Embedded(vectors=np.zeros((0, 0), dtype=np.float32), tokens=0)
 _AT_ONCE: Final = 4
 _DEFAULT_CONTEXT: Final = 512
 _MARGIN: Final = 0.8
@@ -96,17 +99,16 @@ class ProviderEmbedder:
         """Length of the vectors.
 
         Raises:
-            ModelBadOutput: it is not known before the first call; `measure` makes one.
+            ModelBadOutput: it is not known before the first call.
         """
         if not self._dim:
             raise ModelBadOutput(f"How long the vectors of {self.name!r} are is not known yet; try again.")
         return self._dim
 
-    async def measure(self) -> int:
-        """`dim`, by a small call if it is not known yet."""
-        if not self._dim:
-            await self.encode(["length"])
-        return self.dim
+    @property
+    def knows_dim(self) -> bool:
+        """Whether `dim` is known: listed, or learnt."""
+        return self._dim > 0
 
     async def encode(self, texts: Sequence[str]) -> Embedded:
         """Embed passages; a zero row for an empty text.
@@ -126,8 +128,8 @@ class ProviderEmbedder:
     async def _encode(self, texts: Sequence[str], *, query: bool) -> Embedded:
         windows = await run_in(Lane.TEXT, lambda: list(_windows(texts, self._window)))
         if not windows:
-            dim = await self.measure() if texts else self._dim
-            return Embedded(vectors=np.zeros((len(texts), dim), dtype=np.float32), tokens=0)
+            learnt = await self._encode([SAMPLE], query=False) if texts and not self._dim else _NOTHING
+            return replace(learnt, vectors=np.zeros((len(texts), self._dim), dtype=np.float32))
         batches = list(_batches(windows))
         found = await self._all(batches, query=query)
         vectors = await run_in(Lane.TEXT, self._pooled, found, batches, len(texts))
@@ -244,15 +246,6 @@ def unit(vectors: Matrix, name: str) -> Matrix:
     return result
 
 
-async def dim_of(embedder: Any) -> int:
-    """The length of an embedder's vectors, by a small call where it is not known yet.
-
-    Raises:
-        ModelError: that call failed.
-    """
-    if isinstance(embedder, ProviderEmbedder):
-        return await embedder.measure()
-    dim = embedder.dim
-    if not isinstance(dim, int):
-        raise ModelError("The embedding model does not tell its length.")
-    return dim
+def knows_dim(embedder: object) -> bool:
+    """Whether `embedder.dim` tells its length before the first call."""
+    return not isinstance(embedder, ProviderEmbedder) or embedder.knows_dim

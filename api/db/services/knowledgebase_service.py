@@ -43,7 +43,7 @@ class EmbeddingModels(Protocol):
     """What datasets need to know of models."""
 
     def default_embedding(self, tenant_id: str = "") -> str: ...
-    async def measure(self, embedding_model: str, tenant_id: str = "") -> int: ...
+    async def measure(self, embedding_model: str, tenant_id: str = "", *, key_id: str = "") -> int: ...
 
 
 class KnowledgebaseService:
@@ -214,7 +214,7 @@ class KnowledgebaseService:
 
     async def _dim_of(self, principal: Principal, model: str) -> int:
         try:
-            return await self._models.measure(model, principal.tenant_id)
+            return await self._models.measure(model, principal.tenant_id, key_id=principal.key_id)
         except NotFound as error:
             raise InvalidInput(error.message, field="embedding_model") from error
 

@@ -26,7 +26,7 @@ from rag.llm.base import (
     Transcriber,
 )
 from rag.llm.deadlines import Deadlines
-from rag.llm.embedding import dim_of
+from rag.llm.embedding import SAMPLE, knows_dim
 from rag.llm.retry import RetryPolicy
 
 ModelKind = Kind
@@ -167,14 +167,19 @@ class ModelCatalogue:
         """
         return self._embedder(embedding_model, tenant_id).dim
 
-    async def measure(self, embedding_model: str, tenant_id: str = "") -> int:
+    async def measure(self, embedding_model: str, tenant_id: str = "", *, key_id: str = "") -> int:
         """Length of its vectors, by a small call where nobody knows it yet.
 
         Raises:
             NotFound: no such embedding model.
             ModelError: that call failed.
+            LimitExceeded: a budget is spent, and the call would be needed.
         """
-        return await dim_of(self._embedder(embedding_model, tenant_id))
+        embedder = self._embedder(embedding_model, tenant_id)
+        if not knows_dim(embedder):
+            context = CallContext(tenant_id=tenant_id, purpose="measure", key_id=key_id)
+            await self._bundle(context, embedder=embedder).encode([SAMPLE])
+        return embedder.dim
 
     def embedder(self, name: str, tenant_id: str = "") -> Embedder:
         """The embedding model itself, for who writes no usage rows.

@@ -60,7 +60,7 @@ class QuestionEmbedders(Protocol):
     ) -> QuestionEmbedder: ...
     def bundle_rerank(self, name: str = "", *, tenant_id: str = "", key_id: str = "") -> Similarity: ...
     def embedder(self, name: str, tenant_id: str = "") -> Embedder: ...
-    async def measure(self, embedding_model: str, tenant_id: str = "") -> int: ...
+    async def measure(self, embedding_model: str, tenant_id: str = "", *, key_id: str = "") -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +105,7 @@ class RetrievalService:
         """Return the page of hits that the request asks for, best first.
 
         Raises:
-            NotFound: kind `document`: not one of these datasets. And what `scope` and `search` raise.
+            NotFound: kind `document`: not one of these datasets; fact `missing` has all such ids. And what `scope` and `search` raise.
         """
         scope = await self.scope(principal, request.dataset_ids)
         if request.document_ids:
@@ -159,7 +159,7 @@ class RetrievalService:
         """What is made ready before a turn comes. A model elsewhere embeds now: it may answer late or never, and who
         waits for it must not keep others from searching. The built-in one works on our processors, in its turn."""
         began_s = self._clock.monotonic()
-        dim = await self._models.measure(scope.embedding_model, scope.tenant_id)
+        dim = await self._models.measure(scope.embedding_model, scope.tenant_id, key_id=scope.key_id)
         is_here = lane_of(self._models.embedder(scope.embedding_model, scope.tenant_id)) is Lane.MODEL
         embedder = self._models.bundle_embed(scope.embedding_model, tenant_id=scope.tenant_id, key_id=scope.key_id)
 
@@ -230,6 +230,8 @@ def _check_documents(scope: SearchScope, document_ids: Sequence[str]) -> None:
     for group in in_groups(dict.fromkeys(document_ids)):
         rows = Document.select(Document.id).where(Document.id.in_(group) & Document.dataset_id.in_(scope.dataset_ids))
         known.update(row.id for row in rows)
-    for document_id in document_ids:
-        if document_id not in known:
-            raise NotFound("document", document_id)
+    missing = [document_id for document_id in document_ids if document_id not in known]
+    if missing:
+        error = NotFound("document", missing[0])
+        error.facts["missing"] = frozenset(missing)
+        raise error

@@ -11,7 +11,7 @@ from rag.llm.embedding import (
     CompatibleEmbedding,
     ProviderEmbedder,
     Rows,
-    dim_of,
+    knows_dim,
     rows_of,
     unit,
 )
@@ -116,9 +116,14 @@ async def test_the_length_is_learnt(call: UpstreamCall) -> None:
     embedder = ProviderEmbedder("m@Here", CompatibleEmbedding(call))
     with pytest.raises(ModelBadOutput, match="not known"):
         _ = embedder.dim
-    assert (await embedder.encode([""])).vectors.shape == (1, 384)
-    assert embedder.dim == await dim_of(embedder) == 384
-    assert await dim_of(HashEmbedder(dim=8)) == 8
+    assert not knows_dim(embedder)
+    learnt = await embedder.encode(["", " "])
+    assert learnt.vectors.shape == (2, 384)
+    assert learnt.tokens == 1
+    assert knows_dim(embedder)
+    assert embedder.dim == 384
+    assert (await embedder.encode([""])).tokens == 0
+    assert knows_dim(HashEmbedder(dim=8))
 
 
 async def test_another_length_than_listed_is_an_error(call: UpstreamCall) -> None:

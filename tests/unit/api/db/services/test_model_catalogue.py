@@ -11,6 +11,7 @@ from rag.core.errors import LimitExceeded, ModelRefused, NotFound
 from rag.core.settings import load_settings
 from rag.core.types import Principal, Turn
 from rag.llm.base import ChatRequest, Reranked
+from rag.llm.embedding import ProviderEmbedder, Rows
 from rag.testing.hash_embedder import HashEmbedder
 from rag.testing.models import FixedModels
 from rag.testing.scripted_chat import ScriptedChat
@@ -166,6 +167,43 @@ async def test_a_budget_is_asked_first(source: FixedModels) -> None:
     models = ModelCatalogue(load_settings(environ={}), source, budget=NoBudget())
     with pytest.raises(LimitExceeded):
         await models.bundle_chat("large@Acme").chat(REQUEST)
+
+
+class Remote:
+    """A server of embeddings that does not say how long its vectors are, nor what it read."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def embed(self, texts: Sequence[str], *, query: bool) -> Rows:
+        self.calls += 1
+        return Rows(np.ones((len(texts), 5), dtype=np.float32), 0)
+
+
+async def test_learning_a_length_is_on_the_books(tenants: Tenants) -> None:
+    wire = Remote()
+    source = FixedModels(embedders=[ProviderEmbedder("vectors@Acme", wire), HashEmbedder(name="minilm@Builtin", dim=7)])
+    models = ModelCatalogue(load_settings(environ={}), source, usage=tenants, budget=tenants)
+    for _ in range(2):
+        assert await models.measure("vectors@Acme", "ann", key_id="k1") == 5
+        assert await models.measure("minilm@Builtin", "ann") == 7
+    await models.settle()
+    assert wire.calls == 1
+    calls = [call for call in tenants.calls if call.purpose != "probe"]
+    assert [(one.tenant_id, one.key_id, one.model, one.purpose) for one in calls] == [
+        ("ann", "k1", "vectors@Acme", "measure")
+    ]
+    assert (calls[0].prompt_tokens, calls[0].estimated) == (1, True)
+    assert [asked.purpose for asked in tenants.asked if asked.purpose != "probe"] == ["measure"]
+
+
+async def test_no_length_is_learnt_on_a_spent_budget() -> None:
+    wire = Remote()
+    source = FixedModels(embedders=[ProviderEmbedder("vectors@Acme", wire)])
+    models = ModelCatalogue(load_settings(environ={}), source, budget=NoBudget())
+    with pytest.raises(LimitExceeded):
+        await models.measure("vectors@Acme", "ann")
+    assert wire.calls == 0
 
 
 def test_the_first_provider_that_has_a_model_is_the_default() -> None:

@@ -67,7 +67,7 @@ class Models:
         self.names.append(name)
         return self.embedder(name, tenant_id)
 
-    async def measure(self, embedding_model: str, tenant_id: str = "") -> int:
+    async def measure(self, embedding_model: str, tenant_id: str = "", *, key_id: str = "") -> int:
         if tenant_id in self.own:
             self.own[tenant_id].waiting += 1
             await self.measured.wait()

@@ -52,7 +52,7 @@ class Models:
     def default_embedding(self, tenant_id: str = "") -> str:
         return "minilm@Builtin"
 
-    async def measure(self, embedding_model: str, tenant_id: str = "") -> int:
+    async def measure(self, embedding_model: str, tenant_id: str = "", *, key_id: str = "") -> int:
         if embedding_model.startswith("unknown"):
             raise NotFound("model", embedding_model)
         return 384 if embedding_model == "minilm@Builtin" else 8
