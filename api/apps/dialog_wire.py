@@ -8,6 +8,7 @@ from api.apps.body import as_object, number, texts, whole_number
 from api.apps.envelope import Refused, times, uncaught
 from api.apps.sdk.chat_wire import check_variables
 from api.db.services.records import DialogRecord
+from api.db.services.web_pages import without_key
 from api.errors import DATA_ERROR
 
 LONGEST_NAME: Final = 255
@@ -124,7 +125,7 @@ def check_prompt(prompt: Mapping[str, Any], dataset_ids: Iterable[str]) -> None:
 
 def made_wire(chat: DialogRecord) -> dict[str, Any]:
     """A chat as it is answered when made: what was stored, without times."""
-    stored = {key: getattr(chat, key) for key in _STORED}
+    stored = {key: getattr(chat, key) for key in _STORED} | {"prompt_config": without_key(chat.prompt_config)}
     return stored | {"id": chat.id, "tenant_id": chat.tenant_id, "kb_ids": list(chat.dataset_ids)}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from api.apps.dialog_wire import dialog_row
 from api.apps.sdk.chat_wire import prompt_wire
 from api.db.services.secret_box import SecretBox
 from api.db.services.web_pages import MASK, WEB_KEY, WebPages, opened, with_sealed_key, without_key
@@ -42,7 +43,7 @@ async def test_a_row_never_holds_the_key_and_its_search_gets_it(world: World) ->
     config = await world.db.run(lambda: stored(talk, chat.id))
     assert KEY not in str(config)
     assert KEY not in str(chat)
-    assert prompt_wire(chat)[WEB_KEY] == MASK
+    assert prompt_wire(chat)[WEB_KEY] == dialog_row(chat)["prompt_config"][WEB_KEY] == MASK
     pages = WebPages(searches, BOX)  # type: ignore[arg-type]  # a fake
     await pages.find(ANN, config[WEB_KEY], "rain?")
     assert searches.asked == [("rain?", KEY)]
