@@ -13,3 +13,8 @@ Run = Callable[[Mapping[str, Any]], None]
 @pytest.mark.parametrize("row", rows("dialog"))
 def test_dialog(run_row: Run, row: Mapping[str, Any]) -> None:
     run_row(row)
+
+
+@pytest.mark.parametrize("row", rows("conversation"))
+def test_conversation(run_row: Run, row: Mapping[str, Any]) -> None:
+    run_row(row)
