@@ -121,6 +121,10 @@ class Registry:
             found.extend(self._list_of(provider))
         return found
 
+    def offers(self, name: str, kind: Kind, logins: Sequence[ProviderLogin] = ()) -> bool:
+        """Whether the model `name` would be found as `kind`."""
+        return self._find(kind, name, self._view(logins)) is not None
+
     def factories(self) -> list[Factory]:
         """The providers of conf/models.yaml, the highest rank first."""
         found = [

@@ -107,11 +107,13 @@ class FixedModels:
 class FixedProviders:
     """Providers on paper: `Acme` with a model of each of three kinds, `Ollama` with none.
 
-    `probed` are the calls that tried a key; one with a key of `good`, or to an address, goes through.
+    `probed` are the calls that tried a key; one with a key of `good`, or to an address, goes through. `kinds` are the
+    models of `Acme`.
     """
 
     def __init__(self, *good: str) -> None:
         self.good = set(good)
+        self.kinds = {"small": "chat", "large": "chat", "vectors": "embedding", "ranks": "rerank"}
         self.probed: list[tuple[ProviderLogin, str, str]] = []
 
     def factories(self) -> list[FixedFactory]:
@@ -119,11 +121,19 @@ class FixedProviders:
 
     def listed(self, logins: Sequence[ProviderLogin] = ()) -> list[FixedModel]:
         has_key = any(login.provider == "Acme" for login in logins)
-        kinds = {"small": "chat", "large": "chat", "vectors": "embedding", "ranks": "rerank"}
         return [
             FixedModel(name=f"{name}@Acme", provider="Acme", kind=kind, available=has_key)
-            for name, kind in kinds.items()
+            for name, kind in self.kinds.items()
         ]
+
+    def offers(self, name: str, kind: Any, logins: Sequence[ProviderLogin] = ()) -> bool:
+        """`Acme` needs a login, `Ollama` has whatever is named."""
+        model, _, provider = name.rpartition("@")
+        if provider == "Ollama":
+            return True
+        added = [own for login in logins for own in login.models if own.enabled]
+        known = self.kinds.get(model) == kind or any((own.name, own.kind) == (model, kind) for own in added)
+        return known and any(login.provider == provider for login in logins)
 
     async def probe(self, login: ProviderLogin, kind: Any, model: str) -> TokenUsage:
         self.probed.append((login, kind, model))

@@ -1,6 +1,6 @@
 """What lists of models are made of: what the registry offers, what a tenant added, and what it used."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -8,6 +8,7 @@ from peewee import fn
 
 from api.db.services.tenant_logins import Kind, TenantLogins, norm
 from api.db.tables import TenantLlm, UsageDay
+from rag.core.errors import NotFound
 from rag.core.types import TokenUsage
 from rag.llm.base import ProviderLogin
 
@@ -51,6 +52,7 @@ class Providers(Protocol):
 
     def factories(self) -> Sequence[Factory]: ...
     def listed(self, logins: Sequence[ProviderLogin] = ()) -> Sequence[Listed]: ...
+    def offers(self, name: str, kind: Kind, logins: Sequence[ProviderLogin] = ()) -> bool: ...
     async def probe(self, login: ProviderLogin, kind: Kind, model: str) -> TokenUsage: ...
 
 
@@ -77,7 +79,6 @@ def listed(
     """All models that the tenant with these `rows` can name: the registry's, then those that it added."""
     set_before = logins.logins(tenant_id)
     set_url = {norm(login.provider): login.base_url for login in set_before}
-    usable = {norm(one.provider) for one in (*set_before, *logins.further(tenant_id))}
     by_name = {(row.provider_norm, row.model_norm, row.kind): row for row in rows if row.model_norm}
     offered = {_key(one) for one in providers.listed()}
     found: list[ModelAtProvider] = []
@@ -85,7 +86,19 @@ def listed(
         row = by_name.pop(_key(one), None)
         own = row is not None and _key(one) not in offered
         found.append(_offered(one, row, set_url.get(norm(one.provider), ""), own=own))
-    return found + [_added(row, set_url, usable) for row in by_name.values()]
+    for row in by_name.values():
+        available = _can_be_called(row, providers, logins, tenant_id)
+        found.append(_added(row, set_url.get(row.provider_norm, ""), available=available))
+    return found
+
+
+def _can_be_called(row: TenantLlm, providers: Providers, logins: TenantLogins, tenant_id: str) -> bool:
+    """Whether a call of the model would find it: as calls look for models, not as lists do."""
+    name, kind = f"{row.model}@{row.provider}", cast(Kind, row.kind)
+    try:
+        return providers.offers(name, kind, logins.for_model(tenant_id, name, kind))
+    except NotFound:
+        return False
 
 
 def _key(one: Listed) -> tuple[str, str, str]:
@@ -107,16 +120,16 @@ def _offered(one: Listed, row: TenantLlm | None, base_url: str, *, own: bool) ->
     )
 
 
-def _added(row: TenantLlm, set_url: Mapping[str, str], usable: Collection[str]) -> ModelAtProvider:
+def _added(row: TenantLlm, base_url: str, *, available: bool) -> ModelAtProvider:
     return ModelAtProvider(
         provider=row.provider,
         name=row.model,
         kind=row.kind,
         own=True,
         enabled=bool(row.enabled),
-        available=row.provider_norm in usable,
+        available=available,
         max_tokens=row.max_tokens,
-        base_url=row.base_url or set_url.get(row.provider_norm, ""),
+        base_url=row.base_url or base_url,
         update_time=row.update_time,
     )
 

@@ -7,7 +7,7 @@ import asyncio
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 from weakref import WeakValueDictionary
 
 from pydantic import SecretStr
@@ -194,7 +194,10 @@ class TenantModelService:
             raise NotFound("model", model, f"{name} has no model {model!r}.")
         for one in found:
             own = OwnModel(name=one.name, kind=_kind(one.kind), enabled=on)
-            await self._keep(principal, name, own=own, sealed=False)
+            if on and not one.own:
+                await self._as_listed(principal, name, own)
+            else:
+                await self._keep(principal, name, own=own, sealed=False)
 
     async def mine(self, principal: Principal) -> list[ModelAtProvider]:
         """The models of the providers that the tenant set something for, with the tokens it used of each."""
@@ -329,6 +332,18 @@ class TenantModelService:
 
         await self._changed(write)
 
+    async def _as_listed(self, principal: Principal, provider: str, own: OwnModel) -> None:
+        """Switch a listed model on. A row that said nothing but that it was off goes: it must not outlive the list."""
+
+        def write() -> None:
+            same = _place(principal, provider, own)
+            nothing = (TenantLlm.sealed_key == "") & (TenantLlm.base_url == "") & (TenantLlm.max_tokens == 0)
+            if not TenantLlm.delete().where(same & nothing).execute():
+                TenantLlm.update(enabled=True, update_time=now_ms(self._clock)).where(same).execute()
+            note_change()
+
+        await self._changed(write)
+
     async def _drop(self, principal: Principal, provider: str, which: object) -> None:
         def write() -> None:
             own = (TenantLlm.tenant_id == principal.tenant_id) & (TenantLlm.provider_norm == norm(provider))
@@ -350,7 +365,7 @@ def _kind(kind: str) -> Kind:
     raise InvalidInput(f"A model's type must be one of: {', '.join(KINDS)}.", field="model_type")
 
 
-def _place(principal: Principal, provider: str, own: OwnModel | None) -> object:
+def _place(principal: Principal, provider: str, own: OwnModel | None) -> Any:
     return (
         (TenantLlm.tenant_id == principal.tenant_id)
         & (TenantLlm.provider_norm == norm(provider))

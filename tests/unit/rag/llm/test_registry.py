@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -230,6 +231,20 @@ def test_a_model_that_is_switched_off_is_not_there() -> None:
     with pytest.raises(NotFound):
         registry.transcriber("whisper-large-v3", off)
     assert registry.transcriber("whisper-large-v3-turbo@Groq", off)
+
+
+def test_a_model_is_offered_where_a_call_would_find_it() -> None:
+    registry = Registry(settings(GROQ_API_KEY="k"))
+    own = OwnModel(name="mine", kind="chat")
+    assert registry.offers("whisper-large-v3@Groq", "speech2text")
+    assert not registry.offers("whisper-large-v3@Groq", "chat")
+    assert not registry.offers("mine@Groq", "chat")
+    assert not registry.offers("mine@Groq", "chat", [login("Groq", "", models=(own,))]), "not on the server's key"
+    assert registry.offers("mine@Groq", "chat", [login("Groq", "k", models=(own,))])
+    off = replace(own, enabled=False)
+    assert not registry.offers("mine@Groq", "chat", [login("Groq", "k", models=(off,))])
+    elsewhere = login("Bedrock", "k", models=(own,))
+    assert not registry.offers("mine@Bedrock", "chat", [elsewhere]), "its key cannot be used"
 
 
 def test_a_model_is_not_of_another_kind() -> None:

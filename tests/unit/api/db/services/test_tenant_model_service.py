@@ -366,6 +366,43 @@ async def test_a_model_is_switched_off_and_on_again_for_its_tenant(tenants: Tena
         await tenants.service.enable(ANN, "Acme", "nobody", on=True)
 
 
+async def test_what_is_listed_no_more_is_available_only_if_it_can_be_called(tenants: Tenants) -> None:
+    """An own model's login says nothing of the models beside it."""
+
+    async def shown() -> dict[str, bool]:
+        return {one.name: one.available for one in await tenants.service.listed(ANN) if one.provider == "Acme"}
+
+    await tenants.service.add(ANN, "Acme", NewModel(name="newest", kind="chat", api_key="better"))
+    await tenants.service.enable(ANN, "Acme", "large", on=False)
+    del tenants.providers.kinds["large"]
+    assert await shown() == {"small": False, "vectors": False, "ranks": False, "newest": True, "large": False}
+    await tenants.service.enable(ANN, "Acme", "large", on=True)
+    assert (await shown())["large"] is False
+    await tenants.service.set_key(ANN, "Acme", api_key="good")
+    assert (await shown())["large"] is True
+
+
+async def test_switching_on_again_leaves_nothing_behind(tenants: Tenants) -> None:
+    await tenants.service.set_key(ANN, "Acme", api_key="good")
+    await tenants.service.add(ANN, "Acme", NewModel(name="small", kind="chat", max_tokens=77))
+    for name in ("large", "small"):
+        await tenants.service.enable(ANN, "Acme", name, on=False)
+        await tenants.service.enable(ANN, "Acme", name, on=True)
+    tenants.providers.kinds.clear()
+    assert [(one.name, one.max_tokens) for one in await tenants.service.listed(ANN)] == [("small", 77)]
+
+
+async def test_an_own_model_of_an_open_server_is_available_without_a_key(world: World) -> None:
+    tenants = Tenants(world)
+    tenants.providers.good.add("")
+    await tenants.service.add(ANN, "Ollama", NewModel(name="qwen3", kind="chat"))
+    (mine,) = await tenants.service.mine(ANN)
+    assert (mine.name, mine.available) == ("qwen3", True)
+    await tenants.service.enable(ANN, "Ollama", "qwen3", on=False)
+    (mine,) = await tenants.service.mine(ANN)
+    assert (mine.enabled, mine.available) == (False, False)
+
+
 async def test_deleting_takes_the_own_model_or_all_of_the_provider(tenants: Tenants) -> None:
     await tenants.service.set_key(ANN, "Acme", api_key="good")
     await tenants.service.add(ANN, "Acme", NewModel(name="newest", kind="chat", api_key="better"))
