@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from api.apps import repr_texts
 from api.apps.sse import CRASHED, frame
 from api.apps.wire_reference import EMPTY_REFERENCE, reference_wire
 from rag.core.errors import RagError
@@ -69,6 +70,12 @@ def failed_text(event: Failed) -> str:
 def failure_text(event: Failed) -> str:
     """What the contract says where something else failed; a missing variable stands in quotes there."""
     return repr(event.message) if event.message.startswith(MISSING_VARIABLE) else event.message
+
+
+def failure_repr(event: Failed) -> str:
+    """The same where the answer is not streamed: the repr of the original's exception."""
+    is_variable = event.message.startswith(MISSING_VARIABLE)
+    return repr_texts.missing(event.message) if is_variable else repr_texts.failed_lookup(event.message)
 
 
 def is_model_failure(event: Failed) -> bool:

@@ -8,12 +8,12 @@ from quart import Response, request
 
 from api.apps import repr_texts
 from api.apps.answer_wire import (
-    MISSING_VARIABLE,
     AnswerFailed,
     AnswerShape,
     answer_frames,
     answer_object,
     crash_frames,
+    failure_repr,
 )
 from api.apps.body import as_object, raw
 from api.apps.context import services
@@ -124,7 +124,7 @@ async def turn_reply(
     try:
         return whole(await answer_object(_one_by_one(batches), shape))
     except AnswerFailed as error:
-        raise uncaught(_repr(error.event.message)) from error
+        raise uncaught(failure_repr(error.event)) from error
 
 
 async def followed(batches: AsyncGenerator[Batch, None]) -> Batches:
@@ -144,12 +144,6 @@ def opener_frame(session: ConversationRecord) -> bytes:
         "session_id": session.id,
     }
     return frame({"code": 0, "message": "", "data": data})
-
-
-def _repr(message: str) -> str:
-    """The repr the original shows for a failure that is no model's."""
-    is_variable = message.startswith(MISSING_VARIABLE)
-    return repr_texts.missing(message) if is_variable else repr_texts.failed_lookup(message)
 
 
 async def _one_by_one(batches: Batches) -> AsyncGenerator[DialogEvent, None]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from quart import Blueprint, Response
 
 from api.apps import repr_texts
-from api.apps.answer_wire import AnswerFailed, AnswerShape, answer_object
+from api.apps.answer_wire import AnswerFailed, AnswerShape, answer_object, failure_repr
 from api.apps.auth import api_key_required, marked
 from api.apps.body import required
 from api.apps.context import services, web_state
@@ -24,6 +24,7 @@ from api.apps.wire_reference import chunk_wire
 from api.db.services.dialog_service import AskOptions
 from api.db.services.passing_turns import passing_turn
 from api.db.services.records import DialogRecord
+from rag.core.blocking import Lane, run_in
 from rag.core.errors import NotFound, RagError
 from rag.core.events import DialogEvent, Done, Failed, Reasoning, Stopped, Token
 from rag.core.ids import new_message_id
@@ -31,6 +32,8 @@ from rag.core.types import Principal, Reference, Turn
 
 bp = Blueprint("chats_openai", __name__)
 
+_MANY: Final = 1000
+"""Messages above this are read in a thread."""
 _END: Final = b"data:[DONE]\n\n"
 _NOTHING_NEW: Final[dict[str, Any]] = {
     "content": None,
@@ -57,13 +60,13 @@ async def _complete(principal: Principal, chat_id: str, body: dict[str, Any]) ->
     messages = body["messages"]
     if not messages:
         raise refused("You have to provide messages.")
-    turns = _turns(messages)
-    if not turns or turns[-1].role != "user":
+    if _last_role(messages) != "user":
         raise refused("The last content of this conversation is not from user.")
     try:
         chat = await services().assistants.get(principal, chat_id)
     except NotFound as error:
         raise refused(f"You don't own the chat {chat_id}") from error
+    turns = await run_in(Lane.TEXT, _turns, messages) if len(messages) > _MANY else _turns(messages)
     with_sources = bool(body.get("reference", False))
     message_id = new_message_id()
     events = services().dialogs.chat(
@@ -89,21 +92,29 @@ async def _complete(principal: Principal, chat_id: str, body: dict[str, Any]) ->
     return json_response(await _whole(events, call, chat))
 
 
-def _turns(messages: Any) -> tuple[Turn, ...]:
+def _last_role(messages: Any) -> Any:
     if not isinstance(messages, list):
         raise uncaught(repr_texts.wrong_type("messages must be a list", messages))
+    return _field(messages[-1], "role")
+
+
+def _field(message: Any, key: str) -> Any:
+    if not isinstance(message, dict):
+        raise uncaught(repr_texts.wrong_type("a message must be an object", message))
+    if key not in message:
+        raise uncaught(repr_texts.missing(key))
+    return message[key]
+
+
+def _turns(messages: Sequence[Any]) -> tuple[Turn, ...]:
+    """The turns; messages of roles that the chat knows nothing of are left out."""
     turns = []
     for message in messages:
-        if not isinstance(message, dict):
-            raise uncaught(repr_texts.wrong_type("a message must be an object", message))
-        for key in ("role", "content"):
-            if key not in message:
-                raise uncaught(repr_texts.missing(key))
-        content = message["content"]
+        role, content = _field(message, "role"), _field(message, "content")
         if not isinstance(content, str):
             raise uncaught(repr_texts.wrong_type("content must be text", content))
-        if message["role"] in ("user", "assistant", "system"):
-            turns.append(Turn(role=message["role"], content=content))
+        if role in ("user", "assistant", "system"):
+            turns.append(Turn(role=role, content=content))
     return tuple(turns)
 
 
@@ -210,7 +221,7 @@ async def _whole(events: AsyncIterator[DialogEvent], call: _Call, chat: DialogRe
     try:
         answer = await answer_object(events, shape)
     except AnswerFailed as error:
-        raise uncaught(repr_texts.failed_lookup(error.event.message)) from error
+        raise uncaught(failure_repr(error.event)) from error
     text = answer["answer"]
     message: dict[str, Any] = {"role": "assistant", "content": text}
     if call.with_sources:

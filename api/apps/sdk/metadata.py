@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from api.apps import repr_texts
 from api.apps.body import as_object
 from api.apps.context import services
 from api.apps.envelope import uncaught
@@ -29,7 +30,7 @@ def _conditions(condition: Any) -> list[Condition]:
         return []
     listed = as_object(condition).get("conditions") or []
     if not isinstance(listed, list):
-        raise uncaught(repr(TypeError(f"'{type(listed).__name__}' object is not iterable")))
+        raise uncaught(repr_texts.not_iterable(listed))
     return [_condition(each) for each in listed]
 
 
@@ -37,9 +38,8 @@ def _condition(each: Any) -> Condition:
     found = as_object(each)
     for key in ("name", "comparison_operator", "value"):
         if key not in found:
-            raise uncaught(repr(KeyError(key)))
+            raise uncaught(repr_texts.missing(key))
     value = found["value"]
     if not isinstance(value, str):
-        text = f"'>' not supported between instances of 'str' and '{type(value).__name__}'"
-        raise uncaught(repr(TypeError(text)))
+        raise uncaught(repr_texts.not_comparable(value))
     return Condition(key=str(found["name"]), operator=operator_named(str(found["comparison_operator"])), value=value)

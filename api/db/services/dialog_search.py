@@ -68,7 +68,7 @@ async def found_for(asking: Asking, sources: Sources, bundle: LLMBundle, plan: S
     """The passages to answer from, best first: those of the datasets, then pages of the web.
 
     Raises:
-        NotFound: a dataset or document that this call named is gone.
+        NotFound: a dataset that this call named is gone.
         RagError: the datasets could not be searched. A web search, reranking and further passages under the same
             heading that cannot be had are left out with a warning.
     """
@@ -205,15 +205,16 @@ async def _around(asking: Asking, sources: Sources, chunk: ChunkText) -> list[Ch
 
 
 async def retrieved(retrieval: Retrieval, principal: Principal, brief: Brief, plan: SearchPlan) -> Retrieved:
-    """Search the datasets; those of the chat that were deleted since are left out."""
-    wanted = list(brief.dataset_ids)
+    """Search the datasets; those of the chat that were deleted since are left out, and so are documents that are not
+    there. Where only such were named, nothing is found."""
+    wanted, documents = list(brief.dataset_ids), plan.document_ids or ()
     if plan.document_ids == ():
         return NOTHING
     while wanted and plan.question.strip():
         request = RetrievalRequest(
             question=plan.question[:LONGEST_QUESTION_CHARS],
             dataset_ids=tuple(wanted),
-            document_ids=plan.document_ids or (),
+            document_ids=documents,
             page_size=brief.top_n,
             similarity_threshold=brief.similarity_threshold,
             vector_similarity_weight=brief.vector_similarity_weight,
@@ -222,6 +223,11 @@ async def retrieved(retrieval: Retrieval, principal: Principal, brief: Brief, pl
         try:
             return await retrieval.retrieve(principal, request)
         except NotFound as error:
+            if error.kind == "document":
+                documents = tuple(each for each in documents if each not in error.facts["missing"])
+                if not documents:
+                    return NOTHING
+                continue
             if error.kind != "dataset" or error.id not in wanted or error.id in brief.must_exist:
                 raise
             wanted.remove(error.id)

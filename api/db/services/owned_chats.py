@@ -66,15 +66,14 @@ def own_session(principal: Principal, dialog_id: str, session_id: str) -> tuple[
     """The principal's chat and the session in it.
 
     Raises:
-        NotFound: kind `chat` or `session`; a session of another chat is not found.
+        NotFound: kind `session`, there is none in that chat; kind `chat`, there is, but the chat was deleted.
     """
-    chat = own_chat(principal, dialog_id)
     row = Conversation.get_or_none(
-        _of(principal) & (Conversation.id == session_id) & (Conversation.dialog_id == chat.id)
+        _of(principal) & (Conversation.id == session_id) & (Conversation.dialog_id == dialog_id)
     )
     if row is None:
         raise NotFound("session", session_id)
-    return chat, row
+    return own_chat(principal, dialog_id), row
 
 
 def own_session_anywhere(principal: Principal, session_id: str) -> tuple[Dialog, Conversation]:

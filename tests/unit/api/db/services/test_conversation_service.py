@@ -366,11 +366,11 @@ async def test_what_is_not_the_principals_is_not_found(quick: Talk) -> None:
     bobs = await quick.assistants.create(BOB, {"name": "bobs", "llm_id": chat.llm_id})
     service = quick.sessions
     for principal, dialog_id, session_id, kind in [
-        (BOB, chat.id, session.id, "chat"),
+        (BOB, chat.id, session.id, "session"),
         (BOB, bobs.id, session.id, "session"),
         (ANN, other_chat.id, session.id, "session"),
         (ANN, chat.id, "' OR 1=1 --", "session"),
-        (ANN, "nothing", session.id, "chat"),
+        (ANN, "nothing", session.id, "session"),
     ]:
         calls: list[Any] = [
             service.get(principal, dialog_id, session_id),
