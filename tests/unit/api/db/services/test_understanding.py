@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 import pytest
 
+from api.db.services.understanding import keywords, metadata_conditions, translations
 from rag.core.errors import ModelBadOutput
 from rag.llm.base import Capabilities, ChatRequest
 from rag.prompts.loader import load_prompts
-from rag.prompts.understanding import keywords, metadata_conditions, translations
 from rag.testing.scripted_chat import ScriptedChat
 
 PROMPTS = load_prompts()
