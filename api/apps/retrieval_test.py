@@ -48,6 +48,9 @@ async def search_datasets(principal: Principal, body: dict[str, Any]) -> Respons
 async def _request(principal: Principal, body: dict[str, Any], scope: SearchScope) -> RetrievalRequest:
     page, size = whole_number(body.get("page", 1)), whole_number(body.get("size", _DEFAULT_SIZE))
     top_k = whole_number(body.get("top_k", _MOST_CANDIDATES))
+    reranker = str(body.get("rerank_id") or "")
+    if reranker and not services().models.exists(reranker, "rerank", principal.tenant_id):
+        raise uncaught(repr_texts.failed_lookup(f"Model({reranker}) not authorized"))
     if top_k <= 0:
         raise uncaught(repr_texts.NO_CANDIDATES)
     if size == 0:
@@ -65,6 +68,7 @@ async def _request(principal: Principal, body: dict[str, Any], scope: SearchScop
         vector_similarity_weight=number(body.get("vector_similarity_weight", 0.3)),
         top_k=min(top_k, _MOST_CANDIDATES),
         highlight=bool(body.get("highlight")),
+        rerank_id=reranker,
     )
 
 

@@ -4,7 +4,7 @@ A file holds a list of rows:
 
     - name: the words of the test's id
       before: [request, ...]          # made first, must answer code 0, or what `fails` says; `save: {name: data.id}`
-                                      # keeps values
+                                      # keeps values, `find: {name: pattern}` what is found in `data`, a text
       request:
         method: POST                  # default GET
         path: /api/v1/chats/${chat}
@@ -109,6 +109,8 @@ class Scene:
         for step in row.get("before", ()):
             body = self.send(step).json()
             assert body.get("code", 0) == step.get("fails", 0), f"before: {body}"
+            for name, pattern in step.get("find", {}).items():
+                self.saved[name] = found_in(body, pattern)
             for name, path in step.get("save", {}).items():
                 self.saved[name] = dig(body, path)
         response = self.send(row["request"])
@@ -143,6 +145,13 @@ def shortened(found: list[Any], expected: list[Any]) -> tuple[list[Any], list[An
     if len(found) < len(rest):
         return found, rest
     return found[:place] + found[len(found) - (len(rest) - place) :], rest
+
+
+def found_in(body: Any, pattern: str) -> str:
+    """The group of `pattern` in the text that is `data`."""
+    found = re.search(pattern, body["data"])
+    assert found is not None, body
+    return found[1]
 
 
 def dig(value: Any, path: str) -> Any:

@@ -18,3 +18,8 @@ def test_dialog(run_row: Run, row: Mapping[str, Any]) -> None:
 @pytest.mark.parametrize("row", rows("conversation"))
 def test_conversation(run_row: Run, row: Mapping[str, Any]) -> None:
     run_row(row)
+
+
+@pytest.mark.parametrize("row", rows("bots"))
+def test_bots(run_row: Run, row: Mapping[str, Any]) -> None:
+    run_row(row)
