@@ -150,6 +150,7 @@ def build_services(
         clock,
         toolbox=toolbox,
         flags=flags,
+        metadata=documents,
         pages=WebPages(WebSearch(settings.web_search), box),
         research=settings.research,
         rerank_s=settings.retrieval.rerank_s,

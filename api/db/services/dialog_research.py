@@ -103,7 +103,7 @@ async def researched(
     notes, limits = _Notes(), means.research
     planner = _Counting(asking.bundle("research"))
     until = asyncio.get_running_loop().time() + limits.time_s
-    queries = [plan.question, *plan.queries]
+    queries = [plan.searched, *plan.queries]
     for number in range(limits.rounds):
         searching = _searched(asking, means, bundle, plan, notes=notes, queries=queries, number=number, until=until)
         async with aclosing(searching) as events:

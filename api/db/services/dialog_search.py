@@ -1,12 +1,12 @@
 """The passages that an answer may rest on: from the datasets and from the web, side by side."""
 
-import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 import structlog
 
+from api.db.services.beside import side_by_side
 from api.db.services.dialog_asking import Asking
 from api.db.services.dialog_brief import Brief
 from api.db.services.dialog_question import SearchPlan
@@ -24,7 +24,6 @@ from rag.llm.quotable import worth_reading
 from rag.retrieve.joined import joined
 from rag.retrieve.web_search import WebSearchFailed
 
-T = TypeVar("T")
 log = structlog.get_logger()
 
 MOST_QUERIES = 8
@@ -76,17 +75,6 @@ async def found_for(asking: Asking, sources: Sources, bundle: LLMBundle, plan: S
     return replace(found, hits=(*found.hits, *pages.hits), total=found.total + pages.total)
 
 
-async def side_by_side(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """What each of them gives, in order; when one fails, the others are ended first."""
-    tasks = [asyncio.ensure_future(each) for each in works]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
 async def _in_datasets(asking: Asking, sources: Sources, bundle: LLMBundle, plan: SearchPlan) -> Retrieved:
     brief, local = asking.brief, bundle.info.local
     if not brief.dataset_ids or plan.document_ids == ():
@@ -103,7 +91,7 @@ async def _in_datasets(asking: Asking, sources: Sources, bundle: LLMBundle, plan
         found = joined(await side_by_side(searches), wide.top_n)
     if model is not None:
         with asking.steps.timed("rerank"):
-            found = await _reranked(model, sources, brief, plan.question, found)
+            found = await _reranked(model, sources, brief, plan.searched, found)
     found = replace(found, hits=found.hits[:most])
     if local and len(found.hits) > brief.top_n:
         passages = [hit.chunk for hit in found.hits]
@@ -117,8 +105,8 @@ async def _in_datasets(asking: Asking, sources: Sources, bundle: LLMBundle, plan
 
 def _wordings(plan: SearchPlan, *, local: bool) -> list[SearchPlan]:
     """The searches of `plan`. For the built-in model, with the names that reports have for what is asked for."""
-    texts = [text for text in dict.fromkeys((plan.question, *plan.queries)) if text.strip()][:MOST_QUERIES]
-    texts = texts or [plan.question]
+    texts = [text for text in dict.fromkeys((plan.searched, *plan.queries)) if text.strip()][:MOST_QUERIES]
+    texts = texts or [plan.searched]
     return [replace(plan, question=search_text(text) if local else text) for text in texts]
 
 
@@ -158,7 +146,7 @@ async def _on_the_web(asking: Asking, sources: Sources, plan: SearchPlan) -> Ret
         return NOTHING
     with asking.steps.timed("web_search"):
         try:
-            pages = await sources.pages.find(asking.principal, asking.brief.web_key, plan.question)
+            pages = await sources.pages.find(asking.principal, asking.brief.web_key, plan.searched)
         except (WebSearchFailed, StoreError) as error:
             log.warning("web_search_failed", message=asking.message_id, reason=error.message)
             return NOTHING

@@ -15,7 +15,7 @@ from api.db.services.dialog_brief import AskOptions, Brief, brief_of_ask, brief_
 from api.db.services.dialog_citing import cited
 from api.db.services.dialog_kit import Means, is_agentic, kit_for
 from api.db.services.dialog_prompt import PreparedPrompt
-from api.db.services.dialog_question import SearchPlan, search_plan
+from api.db.services.dialog_question import Metadata, SearchPlan, search_plan
 from api.db.services.dialog_ready import Found, prepared, request_of, within_room
 from api.db.services.dialog_reply import Said, reply_events
 from api.db.services.dialog_research import plans_searches, researched
@@ -62,6 +62,7 @@ class DialogService:
         *,
         toolbox: Toolbox,
         flags: Flags,
+        metadata: Metadata,
         pages: Pages | None = None,
         research: ResearchSettings | None = None,
         rerank_s: float = 5.0,
@@ -72,6 +73,7 @@ class DialogService:
         sources = Sources(retrieval=retrieval, reader=toolbox.reader, pages=pages, rerank_s=rerank_s)
         self._means = Means(sources=sources, toolbox=toolbox, research=research or ResearchSettings())
         self._flags = flags
+        self._metadata = metadata
 
     def chat(
         self,
@@ -183,12 +185,12 @@ class DialogService:
         agentic = is_agentic(asking, bundle)
         plan = SearchPlan(question=asking.question, document_ids=brief.document_ids or None)
         if brief.searches and (not agentic or brief.reasoning or brief.metadata_filter):
-            plan = await search_plan(asking, bundle)
+            plan = await search_plan(asking, bundle, self._metadata)
         kit = await kit_for(asking, means, bundle, plan)
         searched = brief.searches and not (kit is not None and kit.agentic)
         hits = NOTHING
         if searched:
-            yield RetrievalStarted(question=plan.question)
+            yield RetrievalStarted(question=plan.searched)
             async with aclosing(self._searched(asking, bundle, plan)) as events:
                 async for event in events:
                     if isinstance(event, Retrieved):

@@ -119,7 +119,15 @@ class Talk:
         toolbox = Toolbox(settings, DocumentReader(world.db), mcp or McpServers(settings, SystemClock()))
         prompts, flags = load_prompts(), Flags(features or {})
         self.flags, self.prompts = flags, prompts
-        self.dialogs = DialogService(self.retrieval, self.models, prompts, SystemClock(), toolbox=toolbox, flags=flags)
+        self.dialogs = DialogService(
+            self.retrieval,
+            self.models,
+            prompts,
+            SystemClock(),
+            toolbox=toolbox,
+            flags=flags,
+            metadata=world.documents,
+        )
         self.assistants = AssistantService(world.db, world.clock, world.knowledgebases, self.models, box=BOX)
         self.settings = DialogSettings(save_s=save_s)
         self.sessions = self.service()

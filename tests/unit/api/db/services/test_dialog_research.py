@@ -85,6 +85,7 @@ def talk(world: World, chat: Any, *, found: Mapping[str, Sequence[Hit]] | None =
         SystemClock(),
         toolbox=Toolbox(settings, DocumentReader(world.db), McpServers(settings, SystemClock())),
         flags=Flags({}),
+        metadata=world.documents,
         research=ResearchSettings(**research),
     )
     return made
@@ -144,7 +145,7 @@ async def test_nothing_found_in_all_rounds_gives_the_empty_response(world: World
 @pytest.mark.parametrize("limits", [{"rounds": 1}, {"tokens": 100}, {"time_s": 0.1}])
 async def test_a_spent_budget_ends_in_an_answer_from_what_there_is(world: World, limits: dict[str, Any]) -> None:
     usage = replace(USAGE, prompt_tokens=500)
-    one = [replace(step, usage=usage) if getattr(step, "usage", None) else step for step in calls(search("cash?"))]
+    one = [step._replace(usage=usage) if getattr(step, "usage", None) else step for step in calls(search("cash?"))]
     made = talk(world, ScriptedReplies(one, says(HAD)), **limits)
     if "time_s" in limits:
         made = talk(world, ScriptedReplies(one, [asyncio.Event()], says(HAD)), **limits)
@@ -213,7 +214,7 @@ async def test_planning_ends_with_its_rounds(world: World) -> None:
 async def test_planning_ends_with_its_tokens(world: World) -> None:
     chat = without_tools(planned("More.", "rain 0"), says(HAD))
     heavy = replace(USAGE, prompt_tokens=500)
-    first = [replace(step, usage=heavy) if getattr(step, "usage", None) else step for step in chat._replies[0]]
+    first = [step._replace(usage=heavy) if getattr(step, "usage", None) else step for step in chat._replies[0]]
     made = talk(world, without_tools(first, says(HAD)), tokens=100)
     assert only(await asked(made), Done).answer == HAD
     assert made.retrieval.asked == ["cash?", "rain 0"]

@@ -133,6 +133,7 @@ def talk(
         clock,
         toolbox=Toolbox(settings, reader, McpServers(settings, clock)),
         flags=Flags({}),
+        metadata=world.documents,
         pages=web,
         rerank_s=rerank_s,
     )
