@@ -4,7 +4,6 @@ n is the index of a source, from 0. All functions are pure; what needs an embedd
 argument. Code, fenced or inline, is never touched and never counts.
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence, Set
@@ -13,7 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rag.core.types import CitedChunk, DocumentCount, Matrix, Reference
-from rag.nlp.analysis import analyse
 from rag.nlp.sentences import sentences
 
 MOST_MARKS_PER_SENTENCE = 4
@@ -140,37 +138,8 @@ def _sentences_of(part: str, offset: int) -> Iterator[Sentence]:
         offset += len(line)
 
 
-_FEWEST_TOKENS = 3
-# Measured with MiniLM on 307 sentences of reference answers (mtragun), none verbatim, best relevant passage against
-# eight others each: AUC .920 for overlap alone, .879 for the cosine alone, .928 for the halves; a score of .55 keeps
-# 74 % of the supported sentences and 3 % of the other pairs.
-_COSINE_SHARE = 0.5
-_ENOUGH = 0.55
+_ENOUGH = 0.5
 _NEAR_BEST = 0.9
-
-
-def word_overlap(claims: Sequence[str], passages: Sequence[str]) -> Matrix:
-    """Shape (claims, passages): the share of a claim's term weight that the passage holds, 0 to 1.
-
-    A term weighs more the fewer passages hold it, most where none does. Claims of fewer than three terms get 0:
-    they say too little to rest on anything.
-    """
-    held = [frozenset(analyse(passage)) for passage in passages]
-    spread = Counter(term for terms in held for term in terms)
-    overlap = np.zeros((len(claims), len(passages)), dtype=np.float32)
-    for row, claim in enumerate(claims):
-        terms = frozenset(analyse(claim))
-        if len(terms) < _FEWEST_TOKENS:
-            continue
-        weights = {term: math.log1p((len(passages) + 1) / (spread[term] + 0.5)) for term in terms}
-        total = sum(weights.values())
-        overlap[row] = [sum(weights[term] for term in terms & passage) / total for passage in held]
-    return overlap
-
-
-def support(cosines: Matrix, overlap: Matrix) -> Matrix:
-    """How well each passage supports each claim, 0 to 1, from both signals; 0 where there is no word in common."""
-    return np.where(overlap > 0, _COSINE_SHARE * np.clip(cosines, 0, 1) + (1 - _COSINE_SHARE) * overlap, 0)
 
 
 def insert_marks(answer: str, claims: Sequence[Sentence], scores: Matrix, *, enough: float = _ENOUGH) -> str:
@@ -181,7 +150,7 @@ def insert_marks(answer: str, claims: Sequence[Sentence], scores: Matrix, *, eno
 
     Args:
         claims: Sentences of this answer, in order.
-        scores: Shape (claims, sources), from `support`.
+        scores: Shape (claims, sources), from `rag.nlp.support.support_scores`.
         enough: The least score of a mark.
     """
     chosen: dict[int, list[int]] = {}

@@ -229,14 +229,18 @@ async def test_two_turns_at_once_are_ordered_and_both_kept(slow: Talk) -> None:
 
 
 async def test_fifty_sessions_at_once_do_not_mix(world: World) -> None:
-    talk = Talk(world, chatter(lambda request: f"Echo {request.turns[-1].content} [ID:0].", wait_s=0.002))
+    talk = Talk(world, chatter(lambda request: f"Cash: 42 [ID:0]. Echo {request.turns[-1].content}.", wait_s=0.002))
     chat, _ = await talk.session()
     sessions = [await talk.sessions.create(ANN, chat.id, name=f"s{n}") for n in range(50)]
     turns = await asyncio.gather(*(begin(talk, session, f"q{n}") for n, session in enumerate(sessions)))
     await asyncio.gather(*(follow(talk, session, turn) for session, turn in zip(sessions, turns, strict=True)))
     for number, session in enumerate(sessions):
         _, question, answer = (await talk.sessions.get(ANN, chat.id, session.id)).messages
-        assert (question.content, answer.content, answer.status) == (f"q{number}", f"Echo q{number} [ID:0].", "done")
+        assert (question.content, answer.content, answer.status) == (
+            f"q{number}",
+            f"Cash: 42 [ID:0]. Echo q{number}.",
+            "done",
+        )
     await talk.sessions.close(5)
 
 

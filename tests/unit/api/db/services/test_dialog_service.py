@@ -1,8 +1,10 @@
 import asyncio
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
@@ -31,10 +33,12 @@ from rag.core.events import (
     Usage,
 )
 from rag.core.types import Reference, Turn
-from rag.llm.base import Embedder
+from rag.llm.base import Embedded, Embedder
 from tests.unit.api.db.services.talk import CASH, DEBT, RAIN, Talk, all_of, chatter, hits, only
 from tests.unit.api.db.services.world import ANN, World
 
+HELD = "At the end of 2022, 42 billion dollars in cash were held by the company"
+FELL = "In total, corporate debt went down to 17 billion dollars."
 EMPTY = "Nothing found, sorry."
 
 
@@ -86,6 +90,60 @@ async def test_marks_are_put_in_where_a_real_model_wrote_none(world: World) -> N
     events = await all_of(talk.ask("Debt?"))
     assert only(events, Done).answer == f"{DEBT} [ID:1] Also hello there friend."
     assert [each.document_name for each in only(events, Done).reference.documents] == ["report1.pdf"]
+
+
+def _another(text: str, mark: str) -> tuple[str, str]:
+    return f"{text} [ID:{mark}].", f"{text}."
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        (f"{DEBT} [ID:0]", f"{DEBT} [ID:1]"),
+        _another("Total debt of the company fell to 71 billion dollars", "1"),
+        _another("Total debt of the company never fell to 17 billion dollars", "1"),
+        _another("Total debt of the company Acme fell to 17 billion dollars", "1"),
+        (f"{CASH} [ID:0] {DEBT} [ID:0]", f"{CASH} [ID:0] {DEBT} [ID:1]"),
+        (f"{CASH[:-1]}, and the debt fell to 17 billion dollars [ID:0][ID:1].",) * 2,
+        (f"`x [ID:1]` {DEBT} [ID:0]", f"`x [ID:1]` {DEBT} [ID:1]"),
+        _another("The documents do not say anything about that at all", "2"),
+        ("Die Schulden des Unternehmens sanken auf 17 Milliarden Dollar [ID:1].",) * 2,
+        _another("Die Schulden des Unternehmens sanken auf 71 Milliarden Dollar", "1"),
+    ],
+)
+async def test_marks_are_checked_against_their_sources(world: World, written: str, shown: str) -> None:
+    talk = Talk(world, chatter(written), contents=(CASH, DEBT, RAIN))
+    events = await all_of(talk.ask("Debt?"))
+    assert only(events, Cited).answer == only(events, Done).answer == shown
+
+
+async def test_the_empty_response_has_no_marks_even_if_the_model_wrote_some(world: World) -> None:
+    talk = Talk(world, chatter(f"{EMPTY} [ID:0]"))
+    done = only(await all_of(talk.ask("Debt?", dialog=talk.dialog(prompt={"empty_response": EMPTY}))), Done)
+    assert done.answer == EMPTY
+
+
+async def test_one_batch_is_embedded_at_most_and_none_where_words_decide(world: World) -> None:
+    batches: list[int] = []
+
+    class Counting:
+        name, dim = "minilm@Builtin", 3
+
+        def encode(self, texts: Sequence[str]) -> Embedded:
+            batches.append(len(texts))
+            return Embedded(vectors=np.ones((len(texts), 3), dtype=np.float32) / 3**0.5, tokens=1)
+
+        encode_query = encode
+
+    many = " ".join(
+        f"Item {chr(97 + n % 26) * (4 + n // 26)} of the company had a debt that fell a bit [ID:1]." for n in range(200)
+    )
+    for written, sizes in ((f"{DEBT} [ID:1]", []), (many, [64])):
+        talk = Talk(world, chatter(written))
+        talk.models._registry._embedders[:] = [Counting()]  # type: ignore[attr-defined]
+        await all_of(talk.ask("Debt?"))
+        assert [min(size, 64) for size in batches] == sizes
+        assert all(size <= 64 for size in batches)
 
 
 async def test_an_answer_that_rests_on_nothing_gets_no_marks_and_all_documents(world: World) -> None:
@@ -183,10 +241,10 @@ async def test_otherwise_it_is_searched_as_asked(world: World, local: bool, refi
 
 
 async def test_a_failed_refinement_does_not_fail_the_answer(world: World) -> None:
-    talk = Talk(world, chatter(["", "Fine [ID:0]."]))
+    talk = Talk(world, chatter(["", "Cash: 42 [ID:0]."]))
     events = await all_of(talk.ask("Debt?", "1.", "Cash?"))
     assert talk.retrieval.requests[0].question == "Cash? Debt"
-    assert only(events, Done).answer == "Fine [ID:0]."
+    assert only(events, Done).answer == "Cash: 42 [ID:0]."
 
 
 @pytest.mark.parametrize("fail_after", [0, 3])
@@ -307,8 +365,8 @@ async def test_cancelling_while_it_waits_ends_everything(world: World, where: st
     assert asyncio.all_tasks() == tasks
 
 
-async def test_an_embedding_model_that_fails_leaves_the_answer_without_marks(world: World) -> None:
-    talk = Talk(world, chatter(DEBT))
+async def test_an_embedding_model_that_fails_leaves_the_citing_to_words(world: World) -> None:
+    talk = Talk(world, chatter(f"{HELD} [ID:0]. Debt rose to 17 billion dollars in spring [ID:0]."))
 
     class Broken:
         name, dim = "minilm@Builtin", 3
@@ -319,14 +377,17 @@ async def test_an_embedding_model_that_fails_leaves_the_answer_without_marks(wor
         encode_query = encode
 
     talk.models._registry._embedders[:] = [Broken()]  # type: ignore[attr-defined]
-    assert only(await all_of(talk.ask("Q?")), Done).answer == DEBT
+    with capture_logs() as logs:
+        answer = only(await all_of(talk.ask("Q?")), Done).answer
+    assert answer == f"{HELD} [ID:0]. Debt rose to 17 billion dollars in spring [ID:1]."
+    assert [entry["code"] for entry in logs if entry["event"] == "citing_failed"] == ["model_refused"]
 
 
 @pytest.mark.parametrize("refusal", [BudgetSpent("Spent."), StoreUnavailable("Away."), NotFound("model", "m")])
-async def test_an_answer_that_cannot_be_cited_stays(
+async def test_without_an_embedding_model_words_decide(
     world: World, refusal: RagError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    talk = Talk(world, chatter(DEBT))
+    talk = Talk(world, chatter(FELL))
 
     class Gate:
         async def check(self, context: CallContext) -> None:
@@ -341,7 +402,7 @@ async def test_an_answer_that_cannot_be_cited_stays(
     else:
         monkeypatch.setattr(talk.models, "_budget", Gate())
     with capture_logs() as logs:
-        assert only(await all_of(talk.ask("Q?")), Done).answer == DEBT
+        assert only(await all_of(talk.ask("Q?")), Done).answer == f"{FELL} [ID:1]"
     assert [entry["code"] for entry in logs if entry["event"] == "citing_failed"] == [refusal.code]
 
 
@@ -368,13 +429,13 @@ async def test_odd_questions_are_answered(world: World, question: str) -> None:
 
 async def test_fifty_answers_at_once_do_not_mix(world: World) -> None:
     def reply(request: Any) -> str:
-        return f"You asked {request.turns[-1].content} [ID:0]."
+        return f"Cash: 42 [ID:0]. You asked {request.turns[-1].content}."
 
     talk = Talk(world, chatter(reply, wait_s=0.001))
     answers = await asyncio.gather(*(all_of(talk.ask(f"number{n}")) for n in range(50)))
     for number, events in enumerate(answers):
         assert only(events, RetrievalStarted).question == f"number{number}"
-        assert only(events, Done).answer == f"You asked number{number} [ID:0]."
+        assert only(events, Done).answer == f"Cash: 42 [ID:0]. You asked number{number}."
 
 
 async def test_hits_of_a_long_table_are_numbered_like_any(world: World) -> None:
