@@ -38,13 +38,14 @@ _SAYS_NOTHING = re.compile(r"[\W_]*")
 
 
 class Clauses:
-    """Cuts a text that comes in pieces into what can be said at once: no citation marks, no code, no Markdown."""
+    """Cuts a text that comes in pieces into what can be said at once: no citation marks, no code, no Markdown. Beyond
+    `most_chars` nothing is said."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_chars: int = MOST_CHARS) -> None:
         self._marks = MarkFilter()
         self._held = ""
         self._in_code = False
-        self._room = MOST_CHARS
+        self._room = most_chars
 
     def feed(self, piece: str) -> list[str]:
         """The clauses that are whole now."""
