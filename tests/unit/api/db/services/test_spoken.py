@@ -37,7 +37,10 @@ async def said(text: str) -> list[str]:
         (" \n ... --- \n", []),
         ("Yes.", ["Yes."]),
         ("It cost 3.5 million. Nobody knew.", ["It cost 3.5 million.", "Nobody knew."]),
-        ("It was opened in 1932 [ID:0]. It is **long** [ID:1][ID:2].", ["It was opened in 1932.", "It is long."]),
+        (
+            "It was opened in 1932 [ID:0]. It is **very** long [ID:1][ID:2].",
+            ["It was opened in 1932.", "It is very long."],
+        ),
         ("First line\nsecond line", ["First line", "second line"]),
     ],
 )
