@@ -23,9 +23,11 @@ class Means:
 
 
 def is_agentic(asking: Asking, bundle: LLMBundle) -> bool:
-    """Whether the model searches by itself, so that there is no search before it."""
+    """Whether the model searches by itself, so that there is no search before it. Where the reply has a form of its
+    own, research is planned instead: the form would bind what is said on the way, too."""
     brief = asking.brief
-    return (brief.agentic or brief.reasoning) and brief.searches and _may_have_tools(asking, bundle)
+    wanted = brief.agentic or (brief.reasoning and brief.form.is_free)
+    return wanted and brief.searches and _may_have_tools(asking, bundle)
 
 
 def _may_have_tools(asking: Asking, bundle: LLMBundle) -> bool:
@@ -42,7 +44,8 @@ async def kit_for(asking: Asking, means: Means, bundle: LLMBundle, plan: SearchP
         return None
     brief = asking.brief
     agentic = is_agentic(asking, bundle)
-    names = means.toolbox.wanted(brief.tools, agentic=agentic, research=agentic and brief.reasoning)
+    research = agentic and brief.reasoning and brief.form.is_free
+    names = means.toolbox.wanted(brief.tools, agentic=agentic, research=research)
     if not names:
         return None
 
@@ -61,7 +64,7 @@ async def kit_for(asking: Asking, means: Means, bundle: LLMBundle, plan: SearchP
         search=search,
         count=bundle.count_tokens,
         on_the_web=bool(brief.web_key),
-        research=means.research if brief.reasoning else None,
+        research=means.research if research else None,
         closing=Turn(role="user", content=asking.prompts["research_answer"].text),
     )
     with asking.steps.timed("tools"):

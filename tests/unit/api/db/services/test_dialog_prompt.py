@@ -141,3 +141,20 @@ def test_the_budget_holds_for_any_texts(context: int, turns: list[str], contents
     assert len(prompt.passages) == len(prompt.reference.chunks)
     assert [chunk.index for chunk in prompt.reference.chunks] == list(range(len(prompt.passages)))
     assert all(isinstance(turn, Turn) for turn in prompt.turns)
+
+
+@given(
+    st.integers(300, 4000),
+    st.lists(
+        st.tuples(st.integers(0, 8), st.text(min_size=1, max_size=400)), max_size=9, unique_by=lambda each: each[0]
+    ),
+)
+def test_the_budget_holds_for_neighbours_as_well(context: int, parts: list[tuple[int, str]]) -> None:
+    found = [
+        replace(hit, chunk=replace(hit.chunk, document_id="one", ordinal=ordinal, content=text))
+        for hit, (ordinal, text) in zip(hits(*(text for _, text in parts)), parts, strict=True)
+    ]
+    prompt = prepared(material(hits=found, total=len(found)), context=context)
+    room = prompt_room(context, reply_tokens(context, 512, 1024))
+    assert sum(turn_cost(turn, count) for turn in prompt.turns) <= room + 4
+    assert [chunk.index for chunk in prompt.reference.chunks] == list(range(len(prompt.passages)))

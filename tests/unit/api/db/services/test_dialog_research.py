@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
+from api.db.services.dialog_brief import ReplyForm
 from api.db.services.dialog_service import AskOptions, DialogService
 from api.db.services.document_reader import DocumentReader
 from api.db.services.mcp_tools import McpServers
@@ -31,6 +32,7 @@ from rag.core.events import (
 from rag.core.flags import Flags
 from rag.core.tool_settings import ResearchSettings, ToolSettings
 from rag.core.types import Hit, Principal, Retrieved
+from rag.llm.base import ReplySchema
 from rag.prompts.loader import load_prompts
 from rag.testing.scripted_chat import ABLE
 from rag.testing.scripted_replies import USAGE, ScriptedReplies, call, calls, says
@@ -270,3 +272,28 @@ async def test_a_chat_with_nothing_to_search_is_asked_alone(world: World) -> Non
     events = await all_of(made.ask("Hi", dialog=dialog))
     assert [type(event) for event in events] == [Started, Token, Usage, Done]
     assert chat.requests[0].tools == ()
+
+
+async def test_a_reply_in_json_is_researched_by_plan(world: World) -> None:
+    chat = ScriptedReplies(planned("Enough.", enough=True), says('{"cash": 42}'))
+    chat.info = replace(chat.info, capabilities=replace(chat.info.capabilities, json_schema=True))
+    made = talk(world, chat)
+    schema = ReplySchema(name="cash", schema={"type": "object"})
+    events = await asked(made, options=AskOptions(form=ReplyForm(schema=schema)))
+    assert [request.tools for request in chat.requests] == [(), ()]
+    assert [request.reply_schema.name for request in chat.requests if request.reply_schema] == ["research_plan", "cash"]
+    assert only(events, Done).answer == '{"cash": 42}'
+
+
+@pytest.mark.parametrize("tools", [True, False])
+async def test_a_filter_that_matches_nothing_leaves_nothing_to_research(world: World, tools: bool) -> None:
+    dataset = await world.dataset()
+    await world.parsed(dataset, "a.txt", ["cash"])
+    chat = ScriptedReplies(says("x"), tools=tools)
+    made = talk(world, chat)
+    never = {"method": "manual", "manual": [{"key": "year", "op": "=", "value": "1"}]}
+    prompt = {"reasoning": True, "empty_response": EMPTY}
+    dialog = replace(made.dialog(prompt=prompt), dataset_ids=(dataset.id,), meta_data_filter=never)
+    done = only(await all_of(made.ask("cash?", dialog=dialog)), Done)
+    assert done.answer == EMPTY
+    assert made.retrieval.requests == []

@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
+from api.db.services.chunk_rows import text_of
 from api.db.services.dialog_brief import AskOptions, Brief, brief_of_dialog
 from api.db.services.dialog_question import SearchPlan
 from api.db.services.dialog_search import MOST_QUERIES, found_for, retrieved, side_by_side
 from api.db.services.dialog_service import DialogService
+from api.db.services.dialog_sources import unranked
 from api.db.services.document_reader import DocumentReader, Part, Reading
 from api.db.services.mcp_tools import McpServers
 from api.db.services.model_catalogue import ModelCatalogue
 from api.db.services.records import ModelCall, RetrievalRequest
 from api.db.services.toolbox import Toolbox
+from api.db.tables import Chunk
 from rag.core.clock import SystemClock
 from rag.core.errors import ModelOverloaded, NotFound, StoreError, StoreUnavailable
 from rag.core.events import Done, Failed, RetrievalFinished, Started, Token, Usage
@@ -337,6 +340,23 @@ async def test_passages_below_the_same_heading_are_added_and_shown_as_one(world:
     shown = only(events, Done).prompt
     assert "<source ids=4,3,2,0,1>" in shown
     assert "headings" in only(events, Done).timings_ms
+
+
+async def test_rows_are_read_below_the_same_heading(world: World) -> None:
+    dataset = await world.dataset()
+    document, _ = await world.parsed(dataset, "a.pdf", [f"Part {number}." for number in range(6)])
+
+    def below_headings() -> Any:
+        own = Chunk.document_id == document.id
+        Chunk.update(heading_path=["One"]).where(own & (Chunk.ordinal < 3)).execute()
+        Chunk.update(heading_path=["Two"]).where(own & (Chunk.ordinal >= 3)).execute()
+        return next(iter(Chunk.select().where(own & (Chunk.ordinal == 1))))
+
+    row = await world.db.write(below_headings)
+    made = talk(world)
+    made.retrieval.found = (unranked(text_of(row, "a.pdf")),)
+    contents, _ = await found_by(made, dataset_ids=(dataset.id,), prompt={"toc_enhance": True})
+    assert contents == ["Part 1.", "Part 2.", "Part 0."]
 
 
 async def test_what_was_found_is_not_added_again(world: World) -> None:
