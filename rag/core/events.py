@@ -3,6 +3,7 @@
 `dialog_service.chat` yields them, the event log numbers and keeps them, `api/apps` turns them into frames.
 Order: Started, RetrievalStarted?, RetrievalFinished?, (Token | Reasoning | ToolArguments | ToolStarted | ToolFinished |
 RetrievalFinished)*, Cited?, Usage?, then exactly one of Done, Failed, Stopped. Spoken comes anywhere after its text.
+Where searches are planned, Reasoning, ToolStarted and ToolFinished come between RetrievalStarted and RetrievalFinished.
 """
 
 from dataclasses import dataclass, field

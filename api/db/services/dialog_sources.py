@@ -13,8 +13,8 @@ from rag.core.types import ChunkText, CitedChunk, Hit
 _GAP = "[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]*"
 """Characters that nobody sees and that would hide a word from the pattern."""
 _WORDS = "|".join(_GAP.join(word) for word in ("source", "passage"))
-_TAG = re.compile(rf"[<＜﹤](?=\W{{0,16}}(?:{_WORDS}))", re.IGNORECASE)
-_MARK = re.compile(rf"[\[［(（【](?=[ \t]{{0,2}}I{_GAP}D{_GAP}[ \t]?[:：][ \t]?\d)", re.IGNORECASE)
+_TAG = re.compile(rf"[<＜﹤](?=\W{{0,16}}(?i:{_WORDS}))")
+_MARK = re.compile(rf"[\[［(（【](?=[ \t]{{0,2}}[Ii]{_GAP}[Dd]{_GAP}[ \t]?[:：][ \t]?\d)")
 _OPENING = "‹"
 _MOST_FIELDS = 16
 _MOST_FIELD_CHARS = 200
