@@ -1,7 +1,7 @@
 """Asking in a session, and following the answer (sessions.md sections 4 and 5; the two routes below the message
 are our own)."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Final
 
@@ -44,6 +44,7 @@ from rag.core.types import Principal
 
 bp = Blueprint("completions", __name__)
 
+_PIECE_BYTES: Final = 32 << 10
 _CRASH_EVENT: Final = b"event: failed\ndata: %b\n\n" % dumps({"code": "internal", "message": CRASHED, "answer": ""})
 
 
@@ -119,11 +120,9 @@ async def follow(principal: Principal, chat_id: str, session_id: str, message_id
 
 async def _check_message(principal: Principal, chat_id: str, session_id: str, message_id: str) -> None:
     try:
-        session = await services().conversations.get(principal, chat_id, session_id)
+        await services().conversations.check(principal, chat_id, session_id, message_id)
     except NotFound as error:
         raise Refused(NOT_FOUND, error.message, status=404) from error
-    if not any(message.message_id == message_id for message in session.messages):
-        raise Refused(NOT_FOUND, f"No message {message_id!r}.", status=404)
 
 
 async def _event_frames(batches: AsyncGenerator[Batch, None]) -> AsyncGenerator[bytes, None]:
@@ -131,8 +130,23 @@ async def _event_frames(batches: AsyncGenerator[Batch, None]) -> AsyncGenerator[
     yield OPENING
     async with aclosing(batches):
         async for batch in batches:
-            numbered = enumerate(batch.events, batch.first_id)
-            yield b"".join([named_frame(number, *event_payload(event)) for number, event in numbered]) or HEARTBEAT
+            for written in _in_pieces(batch):
+                yield written
+
+
+def _in_pieces(batch: Batch) -> Iterator[bytes]:
+    """The frames of a batch, some at a time: of one that a slow reader left to grow, no copy as long as the answer is
+    made for each such reader."""
+    written: list[bytes] = []
+    size = 0
+    for number, event in enumerate(batch.events, batch.first_id):
+        written.append(named_frame(number, *event_payload(event)))
+        size += len(written[-1])
+        if size >= _PIECE_BYTES:
+            yield b"".join(written)
+            written, size = [], 0
+    if written or not batch.events:
+        yield b"".join(written) or HEARTBEAT
 
 
 @bp.post("/api/v1/chats/<chat_id>/sessions/<session_id>/messages/<message_id>/stop")

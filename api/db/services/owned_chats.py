@@ -104,13 +104,24 @@ def own_answer(principal: Principal, dialog_id: str, session_id: str, message_id
     Raises:
         NotFound: kind `chat`, `session` or `message`.
     """
-    _, session = own_session(principal, dialog_id, session_id)
-    row = Message.get_or_none(
-        (Message.message_id == message_id) & (Message.conversation_id == session.id) & (Message.role == "assistant")
-    )
+    row = Message.get_or_none(Message.id == check_answer(principal, dialog_id, session_id, message_id))
     if row is None:
         raise NotFound("message", message_id)
     return row
+
+
+def check_answer(principal: Principal, dialog_id: str, session_id: str, message_id: str) -> int:
+    """The number of that message's row, without what is in it: an answer may be long, and looked for often.
+
+    Raises:
+        NotFound: as `own_answer`.
+    """
+    _, session = own_session(principal, dialog_id, session_id)
+    own = (Message.message_id == message_id) & (Message.conversation_id == session.id) & (Message.role == "assistant")
+    number = Message.select(Message.id).where(own).scalar()
+    if number is None:
+        raise NotFound("message", message_id)
+    return int(number)
 
 
 def chat_record(row: Dialog) -> DialogRecord:

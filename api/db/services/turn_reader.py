@@ -8,7 +8,7 @@ from api.db.database import Database
 from api.db.services.answer_lease import AnswerLease
 from api.db.services.message_rows import GENERATING, end_of
 from api.db.services.message_usage import usage_of
-from api.db.services.owned_chats import own_answer
+from api.db.services.owned_chats import check_answer, own_answer
 from api.db.services.turn_records import TurnRecord, question_before, turn_record
 from api.db.tables import Message
 from rag.core.clock import Clock
@@ -40,6 +40,10 @@ class TurnReader:
 
         return await self._db.run(read)
 
+    async def check(self, principal: Principal, dialog_id: str, session_id: str, message_id: str) -> None:
+        """Return if there is an answer of that id."""
+        await self._db.run(lambda: check_answer(principal, dialog_id, session_id, message_id))
+
     async def follow(
         self,
         principal: Principal,
@@ -60,7 +64,7 @@ class TurnReader:
         def row() -> Message:
             return own_answer(principal, dialog_id, session_id, message_id)
 
-        await self._db.run(row)
+        await self.check(principal, dialog_id, session_id, message_id)
         try:
             async with aclosing(self._log.follow(f"{session_id}/{message_id}", after=after, idle_s=idle_s)) as batches:
                 async for batch in batches:

@@ -13,7 +13,7 @@ from api.db.services.answer_lease import AnswerLease
 from api.db.services.asides import Answered, Asides
 from api.db.services.dialog_brief import AskOptions
 from api.db.services.message_rows import add_turn, session_records, turns_until
-from api.db.services.owned_chats import chat_record, own_answer, own_session, own_session_anywhere
+from api.db.services.owned_chats import chat_record, check_answer, own_session, own_session_anywhere
 from api.db.services.records import ConversationRecord, GivenMessage
 from api.db.services.turn_ask import Ask, Begun, Dialogs, TurnHandle
 from api.db.services.turn_edits import first_change, question_of, remove_from, remove_turn, replace_messages, turn_of
@@ -158,8 +158,8 @@ class TurnService(TurnReader):
         storable = _storable(feedback)
 
         def write(session: Conversation) -> None:
-            row = own_answer(principal, dialog_id, session.id, message_id)
-            Message.update(thumbup=up, feedback=storable or None).where(Message.id == row.id).execute()
+            number = check_answer(principal, dialog_id, session.id, message_id)
+            Message.update(thumbup=up, feedback=storable or None).where(Message.id == number).execute()
 
         return await self._changed(principal, dialog_id, session_id, write)
 
@@ -318,7 +318,7 @@ class TurnService(TurnReader):
 
     async def stop_turn(self, principal: Principal, dialog_id: str, session_id: str, message_id: str) -> None:
         """End an answer and keep its text; returns when that is saved. One that has ended stays as it is."""
-        await self._db.run(lambda: own_answer(principal, dialog_id, session_id, message_id).id)
+        await self.check(principal, dialog_id, session_id, message_id)
         await self._runner.stop(f"{session_id}/{message_id}", "stopped")
 
     async def recover(self) -> int:
