@@ -6,7 +6,7 @@ environment is used, and neither the key nor the question is logged. A reply is 
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import orjson
@@ -17,6 +17,9 @@ from rag.core.errors import RagError
 from rag.core.ids import chunk_id
 from rag.core.tool_settings import WebSearchSettings
 from rag.core.types import ChunkText, Hit
+
+if TYPE_CHECKING:
+    import aiohttp
 
 MOST_BYTES = 2 << 20
 _LONGEST_QUESTION_CHARS = 400
@@ -65,13 +68,19 @@ class WebSearch:
         body = {"query": question, "max_results": self._settings.results, "search_depth": "basic"}
         # A lone surrogate cannot be written as UTF-8.
         sent = orjson.dumps({**body, "query": question.encode("utf-8", "replace").decode()})
-        headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
+        headers = {
+            "Authorization": f"Bearer {secret}",
+            "Content-Type": "application/json",
+            "Accept-Encoding": "identity",
+        }
         try:
             async with (
                 aiohttp.ClientSession(
                     cookie_jar=aiohttp.DummyCookieJar(),
                     timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
                     trust_env=False,
+                    # What is small on the wire may be huge in memory.
+                    auto_decompress=False,
                 ) as session,
                 session.post(
                     f"{self._settings.base_url}/search", data=sent, headers=headers, allow_redirects=False
@@ -79,17 +88,23 @@ class WebSearch:
             ):
                 if reply.status != 200:
                     raise WebSearchFailed(_REFUSALS.get(reply.status, f"The web search answered {reply.status}."))
-                parts: list[bytes] = []
-                size = 0
-                async for part in reply.content.iter_any():
-                    size += len(part)
-                    if size > MOST_BYTES:
-                        raise WebSearchFailed(f"The web search said more than {MOST_BYTES >> 20} MiB.")
-                    parts.append(part)
-                return b"".join(parts)
+                if reply.headers.get("Content-Encoding", "identity") != "identity":
+                    raise WebSearchFailed("The web search sent a compressed reply, though asked not to.")
+                return await _bounded(reply)
         except aiohttp.ClientError as error:
             # Its text may hold the address with what is in it; the kind of the error says enough.
             raise WebSearchFailed(f"The web search cannot be reached ({type(error).__name__}).") from error
+
+
+async def _bounded(reply: "aiohttp.ClientResponse") -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in reply.content.iter_any():
+        size += len(part)
+        if size > MOST_BYTES:
+            raise WebSearchFailed(f"The web search said more than {MOST_BYTES >> 20} MiB.")
+        parts.append(part)
+    return b"".join(parts)
 
 
 _REFUSALS: Mapping[int, str] = {

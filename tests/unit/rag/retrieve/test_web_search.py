@@ -1,6 +1,7 @@
 """The web search against a real socket: what it sends where, and what it makes of any reply."""
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -99,6 +100,7 @@ async def test_no_redirect_is_followed_and_the_key_stays_there() -> None:
         (lambda _: web.json_response([]), "no results"),
         (lambda _: web.json_response({"results": {}}), "no results"),
         (lambda _: web.Response(body=b" " * (MOST_BYTES + 1)), "more than 2 MiB"),
+        (lambda _: web.Response(body=gzip.compress(b" " * 1000), headers={"Content-Encoding": "gzip"}), "compressed"),
     ],
 )
 async def test_any_other_reply_is_a_failure_in_words(reply: Callable[[web.Request], Any], says: str) -> None:
@@ -113,6 +115,35 @@ async def test_a_service_that_says_nothing_is_left_at_the_deadline() -> None:
         with pytest.raises(WebSearchFailed, match="no reply within"):
             await searching(service, timeout_s=0.2).search("q", KEY)
         assert asyncio.get_running_loop().time() - began < 5
+
+
+async def broken_off(request: web.Request) -> web.StreamResponse:
+    reply = web.StreamResponse(headers={"Content-Length": "1000"})
+    await reply.prepare(request)
+    await reply.write(b'{"results": [')
+    assert request.transport is not None
+    request.transport.close()
+    return reply
+
+
+async def dripping(request: web.Request) -> web.StreamResponse:
+    reply = web.StreamResponse()
+    await reply.prepare(request)
+    while True:
+        await reply.write(b" ")
+        await asyncio.sleep(0.01)
+
+
+async def test_a_reply_that_breaks_off_is_a_failure() -> None:
+    async with serving(broken_off) as service:
+        with pytest.raises(WebSearchFailed, match="cannot be reached"):
+            await searching(service).search("q", KEY)
+
+
+async def test_a_reply_that_never_ends_is_left_at_the_deadline() -> None:
+    async with serving(dripping) as service:
+        with pytest.raises(WebSearchFailed, match="no reply within"):
+            await searching(service, timeout_s=0.3).search("q", KEY)
 
 
 async def test_a_service_that_is_not_there_is_a_failure_without_secrets() -> None:
