@@ -211,8 +211,9 @@ async def retrieved(retrieval: Retrieval, principal: Principal, brief: Brief, pl
         try:
             return await retrieval.retrieve(principal, request)
         except NotFound as error:
-            if error.kind == "document":
-                documents = tuple(each for each in documents if each not in error.facts["missing"])
+            gone = frozenset(error.facts.get("missing", ())) & frozenset(documents)
+            if error.kind == "document" and gone:
+                documents = tuple(each for each in documents if each not in gone)
                 if not documents:
                     return NOTHING
                 continue
