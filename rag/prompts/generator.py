@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Protocol
 
+import orjson
+
 from rag.core.errors import ModelBadOutput
 from rag.core.types import TokenUsage, Turn
 from rag.llm.base import ChatRequest, Sampling
@@ -31,12 +33,18 @@ async def full_question(model: Chat, prompts: Prompts, turns: Sequence[Turn]) ->
     Raises:
         ModelError: the model failed; ModelBadOutput if its reply is no question.
     """
-    question = turns[-1].content[:_LONGEST_QUESTION_CHARS]
-    history = "\n\n".join(f"{turn.role.upper()}: {turn.content[:_LONGEST_TURN_CHARS]}" for turn in turns[:-1])
+    # As JSON strings: no text of theirs can pass for another turn, or for the end of the conversation.
+    question = as_json(turns[-1].content[:_LONGEST_QUESTION_CHARS])
+    history = "\n".join(f"{turn.role.upper()}: {as_json(turn.content[:_LONGEST_TURN_CHARS])}" for turn in turns[:-1])
     text = prompts["full_question"].render(history=history, question=question)
     request = ChatRequest(turns=(Turn(role="user", content=text),), sampling=Sampling(temperature=0.0, max_tokens=512))
     reply, _ = await model.chat(request)
     return _one_line(reply)
+
+
+def as_json(text: str) -> str:
+    """`text` as a JSON string. A surrogate without its other half, which JSON has no place for, becomes `?`."""
+    return orjson.dumps(text.encode("utf-8", "replace").decode()).decode()
 
 
 def _one_line(reply: str) -> str:

@@ -12,6 +12,7 @@ import orjson
 from rag.core.types import Turn
 from rag.llm.base import ChatRequest, ReplySchema, Sampling
 from rag.llm.structured import Answering, ask_json
+from rag.prompts.generator import as_json
 from rag.prompts.loader import Prompts
 
 MOST_LANGUAGES: Final = 6
@@ -95,8 +96,7 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def _quoted(question: str) -> str:
-    # A surrogate without its other half cannot be written as JSON.
-    return _json(question[:_LONGEST_QUESTION_CHARS].encode("utf-8", "replace").decode())
+    return as_json(question[:_LONGEST_QUESTION_CHARS])
 
 
 def _json(value: Any) -> str:

@@ -224,7 +224,7 @@ async def test_a_follow_up_is_refined_by_a_real_model_and_answered_as_asked(worl
     talk = Talk(world, chatter(replies))
     events = await all_of(talk.ask("How much cash in 2022?", "42 [ID:5].", "And debt?"))
     refine, answer = talk.chat.requests
-    assert "ASSISTANT: 42.\n" in refine.turns[0].content
+    assert 'ASSISTANT: "42."\n' in refine.turns[0].content
     assert only(events, RetrievalStarted).question == "How much debt in 2022?"
     assert talk.retrieval.requests[0].question == "How much debt in 2022?"
     assert answer.turns[-1].content == "And debt?"
