@@ -22,6 +22,7 @@ __all__ = [
 
 KNOWLEDGE = "knowledge"
 _BLANK = " "
+_WISH = "wish "
 _ASK_CHUNKS = 12
 _ASK_THRESHOLD = 0.1
 _ASK_WEIGHT = 0.3
@@ -133,6 +134,18 @@ class Brief:
     speech: bool = False
     form: ReplyForm = ReplyForm()
 
+    def refuse_what_cannot(self, info: ModelInfo) -> None:
+        """Raises InvalidInput: the model cannot reply in this form, or the call's own instructions leave no room for
+        sources. Said before anything is searched."""
+        self.form.refuse_what_cannot(info)
+        wished = sum(len(value) for key, value in self.values.items() if key.startswith(_WISH))
+        if wished > info.context_tokens:  # A quarter of it, or more.
+            raise InvalidInput(
+                f"The system messages have {wished:,} characters, which leaves {info.name!r} no room for sources: "
+                "shorten them.",
+                field="messages",
+            )
+
     @property
     def searches(self) -> bool:
         """Whether there is anything to search: datasets, or the web."""
@@ -208,7 +221,7 @@ def brief_of_ask(dataset_ids: Sequence[str], options: AskOptions, *, model: str,
 def _wished(options: AskOptions) -> tuple[str, dict[str, str]]:
     """Slots for the call's own instructions, to follow the system text, and what fills them. A blank in the name keeps
     variables of clients out: what they name is no slot."""
-    values = {f"wish {number}": wish for number, wish in enumerate(options.wishes)}
+    values = {f"{_WISH}{number}": wish for number, wish in enumerate(options.wishes)}
     return "".join(f"\n\n{{{key}}}" for key in values), values
 
 

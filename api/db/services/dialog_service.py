@@ -181,7 +181,7 @@ class DialogService:
         """The pipeline. A step of its own is a function in a module of its own; only events are made here."""
         brief, means = asking.brief, self._means
         bundle = asking.bundle()
-        brief.form.refuse_what_cannot(bundle.info)
+        brief.refuse_what_cannot(bundle.info)
         agentic = is_agentic(asking, bundle)
         plan = SearchPlan(question=asking.question, document_ids=brief.document_ids or None)
         if brief.searches and (not agentic or brief.reasoning or brief.metadata_filter):
