@@ -1,7 +1,6 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -334,7 +333,7 @@ async def test_a_reply_cut_at_its_length_is_truncated(world: World) -> None:
 
     async def stream(request: Any) -> Any:
         async for delta in original(request):
-            yield replace(delta, finish="length") if delta.finish else delta
+            yield delta._replace(finish="length") if delta.finish else delta
 
     talk.chat.stream = stream  # type: ignore[method-assign]
     assert only(await all_of(talk.ask("Q?")), Done).truncated
