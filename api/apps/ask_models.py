@@ -1,6 +1,5 @@
 """What the routes take that ask or search without a chat, for the OpenAPI document only: they check by themselves."""
 
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -67,9 +66,3 @@ class SearchApp(BaseModel):
     """Query of GET `/api/v1/searchbots/detail`."""
 
     search_id: str = ""
-
-
-class PageMessages(BaseModel):
-    """A message list as the page sends it: `id`, `role` and `content` each."""
-
-    messages: list[dict[str, Any]]

@@ -81,6 +81,7 @@ async def _make(principal: Principal, body: dict[str, Any]) -> Response:
             name=name[:_LONGEST_NAME],
             user_id=principal.user_id,
             session_id=wanted,
+            auto_title=not body.get("name"),
         )
     except NotFound as error:
         raise Refused(DATA_ERROR, "Dialog not found") from error
