@@ -1,7 +1,6 @@
 """Odd conversations: long, empty, strange, asked twice at once."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,12 +31,12 @@ class Page:
 
 
 @pytest.fixture
-async def page(site: Web) -> AsyncIterator[Page]:
+async def page(site: Web) -> Page:
     ann = await site.person("ann")
     dialog = (await site.call("POST", "/v1/dialog/set", ann, json={"prompt_config": PROMPT}))["data"]["id"]
     opened = {"conversation_id": new_id(), "is_new": True, "dialog_id": dialog}
     made = (await site.call("POST", "/v1/conversation/set", ann, json=opened))["data"]
-    yield Page(site, ann, dialog, made["id"])
+    return Page(site, ann, dialog, made["id"])
 
 
 def user(content: Any, message_id: str = "q1") -> dict[str, Any]:
