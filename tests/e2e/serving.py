@@ -70,7 +70,7 @@ class Serving:
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
         self.process.kill()
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=60)
 
     @property
     def url(self) -> str:

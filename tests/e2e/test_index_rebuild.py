@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from tests.e2e.serving import ROOT, Serving, call, environment, parley, wait_end
 from tests.e2e.stacks import EMBEDDED, SERVERS, Stack
 from tests.e2e.test_crash_ingest import WORDS, long_text
 from tests.servers.elastic import fresh_prefix
+
+# Each starts processes a dozen times; the other tests that run beside them take their share of the machine.
+pytestmark = pytest.mark.timeout(400)
 
 QUESTIONS = (
     "What does line 17 say of the lantern?",
@@ -53,9 +57,9 @@ class World:
         return self.serving.client()
 
     def stop(self) -> None:
-        if self.serving is not None:
-            self.serving.stop()
-            self.serving = None
+        serving, self.serving = self.serving, None
+        if serving is not None and serving.process.poll() is None:
+            serving.stop()
 
     def parley(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return parley(*arguments, "--data-dir", self.folder, env=self.env, timeout=300)
@@ -125,20 +129,41 @@ class World:
         return asyncio.run(work())
 
 
+@contextmanager
+def world_of(stack: Stack, folder: Path) -> Iterator[World]:
+    """A world whose server ends with the block, whatever the end: else a later test has to answer for it."""
+    made = World(stack, folder)
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+OwnWorld = Callable[[Stack], World]
+
+
+@pytest.fixture
+def own_world(tmp_path: Path) -> Iterator[OwnWorld]:
+    """Makes worlds of a test's own."""
+    with ExitStack() as stack:
+        yield lambda choice: stack.enter_context(world_of(choice, tmp_path / "data"))
+
+
 @pytest.fixture(scope="module")
 def world(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    made = World(stack, tmp_path_factory.mktemp("rebuild") / "data")
-    with made.start() as client:
-        made.dataset = str(call(client, "POST", "/api/v1/datasets", json={"name": "rebuilt"})["id"])
-        files = {"long.txt": long_text(420)}
-        files |= {f"{word}_{n}.txt": f"The {word} has number {n}. It is near the {WORDS[n % 14]}." for n, word in NAMED}
-        made.upload(client, files)
-        ended = wait_ended(client, made.dataset)
-        assert {document["run"] for document in ended} == {"DONE"}
-        made.before = made.answers(client)
-        assert all(len(found) == 20 for found in made.before)
-    yield made
-    made.stop()
+    with world_of(stack, tmp_path_factory.mktemp("rebuild") / "data") as made:
+        with made.start() as client:
+            made.dataset = str(call(client, "POST", "/api/v1/datasets", json={"name": "rebuilt"})["id"])
+            files = {"long.txt": long_text(420)}
+            files |= {
+                f"{word}_{n}.txt": f"The {word} has number {n}. It is near the {WORDS[n % 14]}." for n, word in NAMED
+            }
+            made.upload(client, files)
+            ended = wait_ended(client, made.dataset)
+            assert {document["run"] for document in ended} == {"DONE"}
+            made.before = made.answers(client)
+            assert all(len(found) == 20 for found in made.before)
+        yield made
 
 
 NAMED = [(number, WORDS[(number * 3) % 14]) for number in range(28)]
@@ -217,7 +242,7 @@ def test_without_a_server_too(world: World) -> None:
 
 
 class Rebuilding:
-    """A `parley index rebuild` process."""
+    """A `parley index rebuild` process; it ends with its `with` block at the latest."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -229,6 +254,13 @@ class Rebuilding:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def __enter__(self) -> "Rebuilding":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.kill()
 
     def until(self, reached: Callable[[], bool]) -> bool:
         """Wait until the rows say so; False if the process ended before."""
@@ -267,9 +299,9 @@ def test_killed_at_any_moment_it_goes_on(world: World) -> None:
         ]
         at_kills: list[int] = []
         for point in points:
-            run = Rebuilding(world)
-            assert run.until(point)
-            run.kill()
+            with Rebuilding(world) as run:
+                assert run.until(point)
+                run.kill()
             at_kills.append(world.rows(filled))
             same(world, client, repeated=True)
         assert at_kills == sorted(at_kills)
@@ -281,8 +313,7 @@ def test_killed_at_any_moment_it_goes_on(world: World) -> None:
 
 
 def test_a_second_one_says_so_and_ends(world: World) -> None:
-    with world.start():
-        run = Rebuilding(world)
+    with world.start(), Rebuilding(world) as run:
         assert run.until(lambda: filled() >= 4)
         second = world.parley("index", "rebuild")
         assert second.returncode == 1
@@ -301,6 +332,14 @@ class Searching(threading.Thread):
         self.found: list[int] = []
         self.slowest_s = 0.0
 
+    def __enter__(self) -> "Searching":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        self.join()
+
     def run(self) -> None:
         while not self.stopped.is_set():
             began = time.monotonic()
@@ -316,20 +355,16 @@ def test_searches_uploads_renames_and_deletions_go_on(world: World) -> None:
         (renamed,) = world.upload(client, {"plain.txt": "Basalt lies under the plain."})
         (again,) = world.upload(client, {"again.txt": "Granite is ingested twice."})
         wait_ended(client, world.dataset)
-        searching = Searching(world, other)
-        searching.start()
-        run = Rebuilding(world)
-        assert run.until(lambda: filled() >= 20)
-        call(client, "DELETE", path, json={"ids": [doomed]})
-        call(client, "PUT", f"{path}/{renamed}", json={"name": "Obsidian.txt"})
-        call(client, "POST", f"/api/v1/datasets/{world.dataset}/chunks", json={"document_ids": [again]})
-        late = [world.upload(client, {f"late{n}.txt": f"Marble number {n} came late."})[0] for n in range(6)]
-        while run.process.poll() is None:
-            late += world.upload(client, {f"later{len(late)}.txt": "Slate came later still."})
-            time.sleep(1)
-        run.end()
-        searching.stopped.set()
-        searching.join()
+        with Searching(world, other) as searching, Rebuilding(world) as run:
+            assert run.until(lambda: filled() >= 20)
+            call(client, "DELETE", path, json={"ids": [doomed]})
+            call(client, "PUT", f"{path}/{renamed}", json={"name": "Obsidian.txt"})
+            call(client, "POST", f"/api/v1/datasets/{world.dataset}/chunks", json={"document_ids": [again]})
+            late = [world.upload(client, {f"late{n}.txt": f"Marble number {n} came late."})[0] for n in range(6)]
+            while run.process.poll() is None:
+                late += world.upload(client, {f"later{len(late)}.txt": "Slate came later still."})
+                time.sleep(1)
+            run.end()
         assert len(searching.found) > 10
         assert set(searching.found) == {20}
         ended = wait_ended(client, world.dataset)
@@ -368,10 +403,10 @@ class Moving(Stack):
         return self.now
 
 
-def test_from_the_folder_to_a_server_and_back(elasticsearch_url: str, tmp_path: Path) -> None:
+def test_from_the_folder_to_a_server_and_back(elasticsearch_url: str, own_world: OwnWorld) -> None:
     """What the operator does: stop, change the setting, start, rebuild."""
     moving = Moving({"PARLEY_INDEX__URL": elasticsearch_url, "PARLEY_INDEX__PREFIX": fresh_prefix()})
-    world = World(moving, tmp_path / "data")
+    world = own_world(moving)
     question = "Where is the lantern?"
     with world.start() as client:
         world.dataset = str(call(client, "POST", "/api/v1/datasets", json={"name": "moved"})["id"])
@@ -397,12 +432,14 @@ def test_from_the_folder_to_a_server_and_back(elasticsearch_url: str, tmp_path: 
     assert left == [f"{places[-1].name}.lance"], "what the folder kept from before the move is gone"
 
 
-def test_an_index_of_an_older_mapping_is_served_around_and_made_anew(elasticsearch_url: str, tmp_path: Path) -> None:
+def test_an_index_of_an_older_mapping_is_served_around_and_made_anew(
+    elasticsearch_url: str, own_world: OwnWorld
+) -> None:
     prefix = fresh_prefix()
     server = {"PARLEY_INDEX__URL": elasticsearch_url, "PARLEY_INDEX__PREFIX": prefix}
     moving = Moving(server)
     moving.now = server
-    world = World(moving, tmp_path / "data")
+    world = own_world(moving)
     with world.start() as client:
         world.dataset = str(call(client, "POST", "/api/v1/datasets", json={"name": "older"})["id"])
         world.upload(client, {f"{n}.txt": f"The {word} is near the {WORDS[n]}." for n, word in enumerate(WORDS[::-1])})

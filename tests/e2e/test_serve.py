@@ -98,7 +98,7 @@ def test_a_killed_server_takes_its_worker_along(serving: Serving) -> None:
         time.sleep(0.05)
     (worker,) = web.children()
     serving.kill()
-    worker.wait(timeout=20)
+    worker.wait(timeout=60)
 
 
 def test_a_large_refused_body_still_gets_its_answer(serving: Serving) -> None:

@@ -16,7 +16,7 @@ from rag.testing.upstream import FaultyUpstream
 
 SECRET = "sk-very-secret"
 INFO = ModelInfo(name="mock@OpenAI", context_tokens=8192, max_output_tokens=1024, capabilities=ABLE)
-SHORT = Deadlines(first_token_s=0.3, next_token_s=0.3, answer_s=2.0)
+SHORT = Deadlines(first_token_s=0.6, next_token_s=0.6, answer_s=2.0)
 
 
 class OverUpstream:

@@ -9,6 +9,7 @@ from rag.core.errors import ModelBadOutput, ModelError, ModelOverloaded, ModelRe
 from rag.core.settings import load_settings
 from rag.core.types import TokenUsage
 from rag.llm.base import Delta
+from rag.llm.deadlines import Deadlines
 from rag.llm.endpoint import Endpoint
 from rag.llm.registry import Registry, read_models_file
 from rag.llm.responses_lane import ResponsesLane
@@ -76,7 +77,8 @@ async def test_calls_however_they_are_numbered(lane: ResponsesLane, upstream: Fa
 
 async def test_a_line_of_ten_megabytes_does_not_hold_the_loop(lane: ResponsesLane, upstream: FaultyUpstream) -> None:
     upstream.will(Plan(long_line_bytes=10 << 20))
-    assert "".join(d.text for d in await said_by(lane, a_request())) == "Hello, world."
+    patient = ResponsesLane(lane.info, lane._endpoint, pool=lane._pool, deadlines=Deadlines())
+    assert "".join(d.text for d in await said_by(patient, a_request())) == "Hello, world."
 
 
 @pytest.mark.parametrize(
