@@ -5,12 +5,12 @@ plain pipeline. Where a budget is spent or a plan cannot be read, the answer is 
 """
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import orjson
 import structlog
 
 from api.db.services.dialog_asking import Asking
@@ -145,7 +145,7 @@ async def _searched(
             tasks[call_id] = asyncio.create_task(found_for(asking, means.sources, bundle, asked), name=call_id)
             notes.asked.append(query)
             yield Reasoning(text=f"Searching: {query}\n")
-            yield ToolStarted(call_id=call_id, name=SEARCH, arguments=orjson.dumps({"question": query}).decode())
+            yield ToolStarted(call_id=call_id, name=SEARCH, arguments=_json({"question": query}))
         for place, (call_id, task) in enumerate(tasks.items()):
             problem = ""
             try:
@@ -167,9 +167,9 @@ async def _searched(
 async def _next(asking: Asking, planner: _Counting, question: str, notes: _Notes, left_s: float) -> dict[str, Any]:
     """What the model wants to search for next; nothing where it does not say so in time."""
     text = asking.prompts["research_plan"].render(
-        question=question[:_LONGEST_QUESTION_CHARS],
-        asked="\n".join(f"- {query}" for query in notes.asked),
-        found="\n".join(_told(notes.hits())) or "(nothing)",
+        question=_json(question[:_LONGEST_QUESTION_CHARS]),
+        asked=_json(notes.asked),
+        found=_json(list(_told(notes.hits()))),
     )
     request = ChatRequest(turns=(Turn(role="user", content=text),), sampling=Sampling(temperature=0.0, max_tokens=512))
     try:
@@ -181,7 +181,12 @@ async def _next(asking: Asking, planner: _Counting, question: str, notes: _Notes
         return {}
 
 
-def _told(hits: Sequence[Hit]) -> Iterator[str]:
+def _told(hits: Sequence[Hit]) -> Iterator[dict[str, str]]:
     for hit in hits[-_TOLD_PASSAGES:]:
-        title = " ".join(hit.chunk.document_name.split())
-        yield f"- {harmless(title)}: {harmless(' '.join(hit.chunk.content[:_TOLD_CHARS].split()))}"
+        text = " ".join(hit.chunk.content[:_TOLD_CHARS].split())
+        yield {"title": harmless(" ".join(hit.chunk.document_name.split())), "text": harmless(text)}
+
+
+def _json(value: object) -> str:
+    """`value` as JSON that can be sent: half of a pair of surrogates, which a question may hold, cannot."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode()
