@@ -35,6 +35,7 @@ from rag.prompts.loader import load_prompts
 from rag.retrieve.web_search import WebSearchFailed
 from rag.testing.models import FixedModels
 from rag.testing.scripted_chat import ABLE
+from rag.testing.scripted_replies import ScriptedReplies, call, calls, says
 from tests.unit.api.db.services.talk import CASH, DEBT, RAIN, FixedRetrieval, Talk, all_of, chatter, hits, only
 from tests.unit.api.db.services.world import ANN, World
 
@@ -303,6 +304,21 @@ async def test_a_chat_without_datasets_may_search_the_web_alone(world: World) ->
     assert contents == ["It rained on the web."]
     assert only(events, Done).answer == "It rained on the web [ID:0]."
     assert made.retrieval.requests == []
+
+
+@pytest.mark.parametrize("switch", ["agentic", "reasoning"])
+async def test_a_model_may_search_the_web_by_itself(world: World, switch: str) -> None:
+    looks = calls(call("search_knowledge", '{"question": "rain this year"}'))
+    said = says("It rained on the web [ID:0].")
+    chat = ScriptedReplies(looks, said) if switch == "agentic" else ScriptedReplies(looks, says(""), said)
+    web = Web(page(1))
+    made = talk(world, chat, web=web)
+    dialog = made.dialog(dataset_ids=(), prompt={switch: True, "tavily_api_key": "sealed"})
+    done = only(await all_of(made.ask("Did it rain?", dialog=dialog)), Done)
+    assert [tool.name for tool in chat.requests[0].tools] == ["search_knowledge"]
+    assert web.asked == [(ANN.tenant_id, "sealed", "rain this year")]
+    assert done.answer == "It rained on the web [ID:0]."
+    assert [chunk.url for chunk in done.reference.chunks] == ["https://h/1"]
 
 
 async def test_without_datasets_and_key_the_model_is_asked_alone(world: World) -> None:
