@@ -119,7 +119,8 @@ def save_end(
             values |= {"status": "interrupted" if end.reason == "interrupted" else "stopped"}
     if cited is not None:
         values["reference"] = reference_to_json(cited)
-    row = (Message.id == answer_row) & (Message.status == GENERATING)
+    # Only the server that makes an answer ends it: that another one gave it up for interrupted was too early.
+    row = (Message.id == answer_row) & Message.status.in_((GENERATING, "interrupted"))
     return bool(Message.update(**values).where(row).execute())
 
 

@@ -1,0 +1,1 @@
+from tests.unit.api.db.services.test_asides import *  # noqa: F403
