@@ -82,15 +82,16 @@ async def call_options(
     datasets = body.get("kb_ids") or []
     if not isinstance(datasets, list):
         raise uncaught(repr_texts.not_iterable(datasets))
-    for dataset_id in datasets:
+    named = tuple(dict.fromkeys(str(each) for each in datasets))
+    for dataset_id in named:
         try:
-            await services().knowledgebases.get(principal, str(dataset_id))
+            await services().knowledgebases.get(principal, dataset_id)
         except NotFound as error:
             raise Refused(DATA_ERROR, f"You don't own the dataset {dataset_id}") from error
     return AskOptions(
         quote=bool(body.get("quote", quote)),
         document_ids=tuple(str(each).strip() for each in listed if str(each).strip()),
-        dataset_ids=tuple(str(each) for each in datasets),
+        dataset_ids=named,
         variables={key: value for key, value in body.items() if key not in own_keys},
     )
 

@@ -131,9 +131,9 @@ async def _checked_datasets(principal: Principal, value: Any) -> list[str]:
         raise uncaught(repr_texts.not_iterable(value))
     wanted = [item for item in value if item]
     models = set()
-    for dataset_id in wanted:
+    for dataset_id in dict.fromkeys(str(item) for item in wanted):
         try:
-            dataset = await services().knowledgebases.get(principal, str(dataset_id))
+            dataset = await services().knowledgebases.get(principal, dataset_id)
         except NotFound as error:
             raise refused(f"You don't own the dataset {dataset_id}") from error
         if dataset.chunk_count == 0:

@@ -105,8 +105,9 @@ async def _in_datasets(asking: Asking, sources: Sources, bundle: LLMBundle, plan
 
 def _wordings(plan: SearchPlan, *, local: bool) -> list[SearchPlan]:
     """The searches of `plan`. For the built-in model, with the names that reports have for what is asked for."""
-    texts = [text for text in dict.fromkeys((plan.searched, *plan.queries)) if text.strip()][:MOST_QUERIES]
-    texts = texts or [plan.searched]
+    # More is not searched for, and looking for names in a megabyte would hold the loop.
+    begun = (text[:LONGEST_QUESTION_CHARS] for text in (plan.searched, *plan.queries))
+    texts = [text for text in dict.fromkeys(begun) if text.strip()][:MOST_QUERIES] or [""]
     return [replace(plan, question=search_text(text) if local else text) for text in texts]
 
 
