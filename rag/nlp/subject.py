@@ -44,8 +44,10 @@ def heaviest_words(text: str, most: int) -> list[str]:
     Without an index to ask how rare they are: long words, names and numbers weigh more, and so does what is repeated.
     """
     counts = Counter(subject_words(text))
-    by_terms = {frozenset(subject_terms(word)): word for word in reversed(counts)}
-    first = dict.fromkeys(by_terms[frozenset(subject_terms(word))] for word in counts)
+    by_terms: dict[frozenset[str], str] = {}
+    for word in counts:
+        by_terms.setdefault(frozenset(analyse(word)), word)
+    first = list(by_terms.values())
 
     def weight(word: str) -> float:
         named = word[0].isupper() or word[0].isdigit()

@@ -129,7 +129,7 @@ async def _keywords(asking: Asking, bundle: LLMBundle, question: str) -> tuple[s
             )
         if found:
             return (" ".join((question, *found)),)
-        words = heaviest_words(question[:_LONGEST_TURN_CHARS], understanding.MOST_KEYWORDS)
+        words = await run_in(Lane.TEXT, heaviest_words, question[:_LONGEST_TURN_CHARS], understanding.MOST_KEYWORDS)
         return (" ".join(words),) if words else ()
 
 
