@@ -99,7 +99,13 @@ class Stage:
 
 
 def environment(upstream: FaultyUpstream) -> dict[str, str]:
-    return {"OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": upstream.url, "PARLEY_DIALOG__SAVE_S": "0.1"}
+    """No worker: nothing is ingested, and starting one takes as long as starting the server."""
+    return {
+        "OPENAI_API_KEY": "sk-test",
+        "OPENAI_BASE_URL": upstream.url,
+        "PARLEY_DIALOG__SAVE_S": "0.1",
+        "PARLEY_INGEST__WORKER": "external",
+    }
 
 
 @asynccontextmanager
