@@ -149,3 +149,37 @@ async def test_columns_that_follow_from_others_are_not_set(site: Web) -> None:
     for change in ({"message": []}, {"dialog_id": "other"}):
         reply = await site.call("POST", "/v1/conversation/set", ann, json=row | body | change)
         assert (reply["code"], reply["message"].endswith("can not be change")) == (101, True)
+
+
+async def test_foreign_ids_beside_own_ones(site: Web) -> None:
+    """The conversation is Bob's, what is named beside it is Alice's."""
+    alice, bob = await site.person("alice"), await site.person("bob")
+    dataset, (document,) = await site.dataset(alice, "papers", "secret.txt")
+    hers = (await open_with(site, alice, await dialog_of(site, alice), ""))["data"]["id"]
+    asked = [{"role": "user", "content": "secret words", "id": "q1"}]
+    await site.call(
+        "POST",
+        "/v1/conversation/completion",
+        alice,
+        json={"conversation_id": hers, "messages": asked, "stream": False},
+    )
+    dialog = await dialog_of(site, bob)
+    his = (await open_with(site, bob, dialog, ""))["data"]["id"]
+    before = await site.call("GET", f"/v1/conversation/get?conversation_id={his}", bob)
+    for route in ("delete_msg", "thumbup"):
+        body = {"conversation_id": his, "message_id": "q1", "thumbup": True}
+        reply = await site.call("POST", f"/v1/conversation/{route}", bob, json=body)
+        assert reply["data"]["message"] == before["data"]["message"]
+    mine = [{"role": "user", "content": "words", "id": "q1"}]
+    body = {"conversation_id": his, "messages": mine, "stream": False}
+    reply = await site.call("POST", "/v1/conversation/completion", bob, json=body | {"kb_ids": [dataset]})
+    assert reply == {"code": 102, "message": f"You don't own the dataset {dataset}"}
+    reply = await site.call("POST", "/v1/conversation/completion", bob, json=body | {"doc_ids": document})
+    assert "secret" not in str(reply)
+    reply = await site.call(
+        "POST", "/v1/dialog/set", bob, json={"dialog_id": dialog, "prompt_config": PROMPT, "kb_ids": [dataset]}
+    )
+    assert reply["code"] == 103
+    kept = await site.call("GET", f"/v1/conversation/get?conversation_id={hers}", alice)
+    assert [each["content"] for each in kept["data"]["message"]][:1] == ["secret words"]
+    assert "thumbup" not in kept["data"]["message"][-1]
