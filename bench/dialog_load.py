@@ -78,7 +78,9 @@ def prepared(client: httpx.Client) -> tuple[str, list[str]]:
     """The id of a chat over the sixteen reports, and those of its sessions."""
     dataset = call(client, "POST", "/api/v1/datasets", json={"name": "reports"})["id"]
     ingest(client, dataset, read(sorted(PDFS.glob("*.pdf"))))
-    chat = call(client, "POST", "/api/v1/chats", json={"name": "bench", "dataset_ids": [dataset]})["id"]
+    # Without an `empty_response` the model answers whatever was found.
+    body = {"name": "bench", "dataset_ids": [dataset], "prompt": {"empty_response": ""}}
+    chat = call(client, "POST", "/api/v1/chats", json=body)["id"]
     path = f"/api/v1/chats/{chat}/sessions"
     return chat, [call(client, "POST", path, json={"name": f"{n}"})["id"] for n in range(CONVERSATIONS)]
 
