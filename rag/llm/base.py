@@ -24,11 +24,13 @@ class Sampling:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grounding:
     """The question and the numbered passages the answer must rest on, for models that take them apart from the
-    prompt: passage i is cited as `[ID:i]`. The same text is also in the prompt."""
+    prompt: passage i is cited as `[ID:i]`. The same text is also in the prompt. `evidence` is what the search says of
+    its best hits in absolute terms (`rag.nlp.evidence`), 0 to 1; None where that is not known."""
 
     question: str
     passages: tuple[ChunkText, ...]
     empty_response: str = ""
+    evidence: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from rag.core.types import TokenUsage
 from rag.llm.base import ChatRequest, Delta, Embedded, Grounding, ModelInfo
-from rag.llm.quotable import Selection, choose
+from rag.llm.quotable import Selection, Weighed, choose, trust
 
 INFO = ModelInfo(name="extractive@Builtin", context_tokens=32768, max_output_tokens=2048, local=True)
 _EMBEDDED = 11
@@ -70,13 +70,21 @@ class ExtractiveChat:
             return grounding.empty_response or nothing
         return "\n\n".join(f"{text} [ID:{number}]" for number, text in quotes)
 
+    def margin(self, grounding: Grounding) -> float:
+        """By how much the passages are worth an answer; below 0 it says that nothing was found."""
+        selection, weighed = self._weighed(grounding)
+        return trust(selection, weighed) if weighed else -1.0
+
     def _quotes(self, grounding: Grounding) -> list[tuple[int, str]]:
+        selection, weighed = self._weighed(grounding)
+        quotes = choose(selection, weighed) if weighed else []
+        return [(quote.passage, quote.text) for quote in quotes]
+
+    def _weighed(self, grounding: Grounding) -> tuple[Selection, Weighed | None]:
         selection = Selection(grounding.question, grounding.passages)
         found = selection.candidates(_EMBEDDED)
         if not found:
-            return []
+            return selection, None
         texts = [selection.text_to_embed(), *(candidate.text_to_embed() for candidate in found)]
         vectors = self._embedder.encode(texts).vectors
-        likeness = vectors[1:] @ vectors[1:].T
-        quotes = choose(selection, found, vectors[1:] @ vectors[0], likeness)
-        return [(quote.passage, quote.text) for quote in quotes]
+        return selection, Weighed(found, vectors[1:] @ vectors[0], vectors[1:] @ vectors[1:].T, grounding.evidence)

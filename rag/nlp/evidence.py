@@ -1,8 +1,7 @@
 """Whether a search found anything that may answer the question, in absolute terms."""
 
 from collections.abc import Iterable
-
-from rag.core.types import Hit
+from typing import Protocol
 
 LEAST_EVIDENCE = 0.19
 """Below it, say that nothing was found. Measured on MTRAG-UN's last turns as asked: keeps 95 % of the answerable
@@ -11,7 +10,17 @@ SciFact keeps 98 %, XQuAD 97 % in English and 99 % in Chinese. A judge of last r
 the question's subject that do not hold its answer look alike."""
 
 
-def evidence(hits: Iterable[Hit]) -> float:
+class Scored(Protocol):
+    """A hit, or a source of an answer, with the two absolute scores of the search."""
+
+    @property
+    def vector_similarity(self) -> float: ...
+
+    @property
+    def term_similarity(self) -> float: ...
+
+
+def evidence(hits: Iterable[Scored]) -> float:
     """Return the most that one hit says for an answer: 0 to 1.
 
     The cosine, halved for a passage that holds none of the question's words, whole for one that holds them all.
@@ -23,6 +32,6 @@ def evidence(hits: Iterable[Hit]) -> float:
     return max(max(cosine, 0.0) * (0.5 + 0.5 * covered) for cosine, covered in pairs)
 
 
-def found_anything(hits: Iterable[Hit], least: float = LEAST_EVIDENCE) -> bool:
+def found_anything(hits: Iterable[Scored], least: float = LEAST_EVIDENCE) -> bool:
     """Whether the best of `hits` (the first ten are enough) is worth building an answer on."""
     return evidence(hits) >= least

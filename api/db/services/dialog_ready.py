@@ -11,6 +11,7 @@ from rag.core.blocking import apart_if_long
 from rag.core.types import Retrieved
 from rag.llm.base import ChatRequest, Grounding
 from rag.nlp.budget import turn_cost
+from rag.nlp.evidence import evidence
 
 _RESULTS_KEPT_FREE = 2
 """Results of tools that there is room for beside the prompt, unless they would take half of it."""
@@ -64,7 +65,12 @@ def request_of(asking: Asking, prompt: PreparedPrompt, found: Found) -> ChatRequ
     brief, form, arms = asking.brief, asking.brief.form, asking.arms
     grounding = None
     if brief.searches:
-        grounding = Grounding(question=found.question, passages=prompt.passages, empty_response=brief.empty_response)
+        chunks = prompt.reference.chunks
+        # A page of the web has no scores of ours.
+        known = None if any(chunk.url for chunk in chunks) else evidence(chunks)
+        grounding = Grounding(
+            question=found.question, passages=prompt.passages, empty_response=brief.empty_response, evidence=known
+        )
     return ChatRequest(
         turns=(*prompt.turns, *asking.after),
         tools=form.tools,
