@@ -148,6 +148,28 @@ def test_research_in_rounds_cites_with_one_numbering(
     assert {"answer", "first_token", "prompt", "retrieve", "tools"} <= told["timings_ms"].keys()
 
 
+def test_a_model_without_tools_plans_its_searches(
+    client: httpx.Client, upstream: UpstreamProcess, dataset: str
+) -> None:
+    more = {"thought": "The debt is missing.", "queries": ["total debt"], "enough": False}
+    enough = {"thought": "That is all.", "queries": [], "enough": True}
+    upstream.will(Plan(tokens=(json.dumps(more),)), Plan(tokens=(json.dumps(enough),)), Plan(tokens=(CASH, " [ID:0]")))
+    path = talk(client, "planned", [dataset], model="chatgpt-4o-latest@OpenAI", reasoning=True)
+    before = len(upstream.seen())
+    answer = ask(client, path, "How much cash, and how much debt?")
+    first, second, last = [seen.body for seen in upstream.seen()[before:]][:3]
+    assert first["response_format"]["json_schema"]["name"] == "research_plan"
+    assert CASH in json.dumps(second["messages"])
+    assert "response_format" not in last
+    assert not [request for request in (first, second, last) if "tools" in request]
+    assert CASH in answer["answer"]
+    happened = events(client, path, answer["id"])
+    thinking = "".join(data["text"] for name, data in happened if name == "reasoning")
+    assert "The debt is missing.\nSearching: total debt\nThat is all." in thinking
+    assert [name for name, _ in happened].count("tool_finished") == 2
+    assert "<think>" in answer["answer"]
+
+
 def test_the_built_in_model_answers_without_research(
     client: httpx.Client, upstream: UpstreamProcess, dataset: str
 ) -> None:

@@ -43,7 +43,7 @@ _PLAN: Final = ReplySchema(
         "type": "object",
         "properties": {
             "thought": {"type": "string"},
-            "queries": {"type": "array", "items": {"type": "string"}, "maxItems": _MOST_QUERIES},
+            "queries": {"type": "array", "items": {"type": "string"}},
             "enough": {"type": "boolean"},
         },
         "required": ["thought", "queries", "enough"],
