@@ -15,12 +15,15 @@ from api.apps.sdk.chat_wire import check_name
 from api.apps.sdk.doc_models import Ids
 from api.apps.sdk.lists import deleted, page_of_request, refused
 from api.apps.sdk.session_wire import session_wire
+from rag.core.blocking import Lane, run_in
 from rag.core.errors import InvalidInput, NotFound
 from rag.core.types import Principal
 
 bp = Blueprint("sessions", __name__)
 
 DEFAULT_NAME = "New session"
+_MANY_MESSAGES = 500
+"""Lists of more are put together in a thread: they would hold the event loop."""
 _KEPT_COLUMNS = ("id", "chat_id", "dialog_id", "create_time", "create_date", "update_time", "update_date")
 
 
@@ -61,7 +64,12 @@ async def list_sessions(principal: Principal, chat_id: str) -> Response:
         )
     except InvalidInput:
         unknown_column("Conversation")
-    return sdk_result([session_wire(session, folded=True) for session in sessions])
+
+    def listed() -> list[dict[str, Any]]:
+        return [session_wire(session, folded=True) for session in sessions]
+
+    many = sum(len(session.messages) for session in sessions) > _MANY_MESSAGES
+    return sdk_result(await run_in(Lane.TEXT, listed) if many else listed())
 
 
 @bp.put("/api/v1/chats/<chat_id>/sessions/<session_id>")

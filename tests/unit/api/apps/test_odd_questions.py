@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from api.db.tables import Message
 from rag.core.types import ChunkText, Hit, Retrieved
 from tests.unit.api.apps.web import Person, Web
 
@@ -94,6 +95,43 @@ async def test_fifty_thousand_messages_of_a_letter(asked: tuple[Web, Person, str
     body = json.dumps({"model": chat, "messages": messages, "stream": False}, separators=(",", ":")).encode()
     response = await site.send("POST", "/v1/chat/completions", ann, content=body)
     assert response.status_code == 200
+
+
+async def test_a_session_of_ten_thousand_messages(asked: tuple[Web, Person, str, str]) -> None:
+    site, ann, chat, dataset = asked
+    path = f"/api/v1/chats/{chat}"
+    session = (await site.call("POST", f"{path}/sessions", ann, json={"name": "s"}))["data"]["id"]
+    source: dict[str, Any] = {"id": "c", "document_id": "d", "document_name": "bridge.txt", "content": SENTENCE}
+    source |= {"positions": [[1, 2, 3, 4, 5]]}
+    rows = [
+        {
+            "conversation_id": session,
+            "turn": 1 + number // 2,
+            "role": ("user", "assistant")[number % 2],
+            "message_id": f"m{number // 2}",
+            "content": f"Message {number} of the bridge.",
+            "reference": {"total": 5, "chunks": [source] * 5, "documents": []} if number % 2 else None,
+            "created_at": float(number),
+        }
+        for number in range(10_000)
+    ]
+
+    def write() -> None:
+        for start in range(0, len(rows), 500):
+            Message.insert_many(rows[start : start + 500]).execute()
+
+    await site.services.db.write(write)
+    listed = await site.send("GET", f"{path}/sessions", ann)
+    text = await listed.get_data()
+    assert text.count(b'"role"') == 10_001
+    for stream in (False, True):
+        body = {"question": "When was the bridge opened?", "session_id": session, "kb_ids": [dataset], "stream": stream}
+        response = await site.send("POST", f"{path}/completions", ann, json=body)
+        assert b"1932" in await response.get_data()
+    renamed = await site.call("PUT", f"{path}/sessions/{session}", ann, json={"name": "long"})
+    assert renamed["code"] == 0
+    gone = await site.call("DELETE", f"{path}/sessions", ann, json={"ids": [session]})
+    assert gone["code"] == 0
 
 
 async def test_very_many_variables_documents_and_datasets(asked: tuple[Web, Person, str, str]) -> None:
