@@ -106,7 +106,7 @@ class DialogSettings(Area):
     next_token_s: float = Field(60.0, ge=0.1, description="Seconds to wait for each further token.")
     answer_s: float = Field(600.0, ge=1, description="Seconds for a whole answer.")
     attempts: int = Field(3, ge=1, le=10, description="How often a model is asked before its first token.")
-    save_s: float = Field(1.0, ge=0.05, description="Seconds between saves of a partial answer.")
+    save_s: float = Field(0.8, ge=0.05, description="Seconds between saves of a partial answer.")
     event_retention_s: float = Field(600.0, ge=1, description="Seconds the events of a finished answer stay readable.")
 
 
