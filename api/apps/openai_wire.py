@@ -12,8 +12,7 @@ from rag.core.types import CitedChunk, Reference, TokenUsage, ToolCall
 FinishReason = Literal["stop", "length", "tool_calls"]
 NO_QUOTA: Final = "insufficient_quota"
 
-_MARK: Final = re.compile(r"\[ID:(\d+)\]")
-_INSERTED: Final = re.compile(r" ?\[ID:\d+\]")
+_MARKED: Final = re.compile(r"[ \t]{0,4}(\[ID:(\d{1,6})\])")
 
 
 def error_body(message: str, *, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
@@ -101,8 +100,8 @@ def usage_wire(usage: TokenUsage) -> dict[str, Any]:
 def annotations(shown: str, answer: str, reference: Reference, base_url: str) -> list[dict[str, Any]]:
     """A `url_citation` for each mark of `answer`, in the order of the text.
 
-    `shown` is what the client was sent. Where it has the marks, each annotation spans its mark; where marks
-    were put in after the text had been streamed, it is an empty span at the place the mark belongs to.
+    `shown` is what the client was sent. Where it has the mark, the annotation spans it; a mark that was put in or
+    moved after the text had been streamed has an empty span at its place, and one that was taken back has none.
     """
     by_index = {chunk.index: chunk for chunk in reference.chunks}
     found = []
@@ -121,16 +120,30 @@ def annotations(shown: str, answer: str, reference: Reference, base_url: str) ->
 
 
 def _spans(shown: str, answer: str) -> list[tuple[int, int, int]]:
-    marks = [(mark.start(), mark.end(), int(mark[1])) for mark in _MARK.finditer(shown)]
-    if shown == answer or marks:
-        return marks
+    """Start and end in `shown`, and source, of each mark of `answer`. The two differ in marks alone."""
+    given = {(place, index): (start, end) for start, end, index, place in _placed(shown)}
+    removed = [(place, blank) for _, _, _, place, blank in _with_blanks(shown)]
     spans = []
-    removed = 0
-    for mark in _INSERTED.finditer(answer):
-        place = min(mark.start() - removed, len(shown))
-        removed += len(mark[0])
-        spans.append((place, place, int(mark[0].strip()[4:-1])))
+    for _, _, index, place in _placed(answer):
+        before = sum(blank for at, blank in removed if at < place)
+        put_in = min(place + before, len(shown))
+        spans.append((*given.get((place, index), (put_in, put_in)), index))
     return spans
+
+
+def _placed(text: str) -> list[tuple[int, int, int, int]]:
+    return [(start, end, index, place) for start, end, index, place, _ in _with_blanks(text)]
+
+
+def _with_blanks(text: str) -> list[tuple[int, int, int, int, int]]:
+    """Of each mark its start and end, its source, its place in the text without marks, and its length with the blank
+    before it."""
+    found = []
+    removed = 0
+    for mark in _MARKED.finditer(text):
+        found.append((mark.start(1), mark.end(), int(mark[2]), mark.start() - removed, len(mark[0])))
+        removed += len(mark[0])
+    return found
 
 
 def source_url(chunk: CitedChunk, base_url: str) -> str:

@@ -13,7 +13,7 @@ import orjson
 import structlog
 from quart import Response
 
-from api.apps.wire_reference import reference_wire
+from api.apps.wire_reference import numbered_reference_wire
 from rag.core.events import (
     Cited,
     DialogEvent,
@@ -116,7 +116,7 @@ def event_payload(event: DialogEvent) -> tuple[str, dict[str, Any]]:
         case RetrievalStarted(question=question):
             return "retrieval_started", {"question": question}
         case RetrievalFinished(reference=reference, timings_ms=timings):
-            return "retrieval_finished", {"reference": reference_wire(reference), "timings_ms": timings}
+            return "retrieval_finished", {"reference": numbered_reference_wire(reference), "timings_ms": timings}
         case ToolArguments(index=index, text=text, name=name):
             return "tool_arguments", {"index": index, "name": name, "text": text}
         case ToolStarted(call_id=call_id, name=name, arguments=arguments):
@@ -126,7 +126,7 @@ def event_payload(event: DialogEvent) -> tuple[str, dict[str, Any]]:
         case Spoken(audio=audio):
             return "spoken", {"audio": b64encode(audio).decode(), "media_type": "audio/mpeg"}
         case Cited(answer=answer, reference=reference):
-            return "citations", {"answer": answer, "reference": reference_wire(reference)}
+            return "citations", {"answer": answer, "reference": numbered_reference_wire(reference)}
         case Usage(model=model, usage=usage):
             return "usage", {
                 "model": model,
@@ -144,7 +144,7 @@ def _terminal_payload(event: Done | Failed | Stopped) -> tuple[str, dict[str, An
         case Done(answer=answer, reference=reference, created_at=created_at, truncated=truncated):
             return "done", {
                 "answer": answer,
-                "reference": reference_wire(reference),
+                "reference": numbered_reference_wire(reference),
                 "created_at": created_at,
                 "truncated": truncated,
                 "dropped_turns": event.dropped_turns,

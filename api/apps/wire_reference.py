@@ -22,6 +22,14 @@ def reference_wire(reference: Reference) -> dict[str, Any]:
     }
 
 
+def numbered_reference_wire(reference: Reference) -> dict[str, Any]:
+    """The same on our own routes: each source has its `index`, the n of `[ID:n]`, and its `page` or null."""
+    wire = reference_wire(reference)
+    for chunk, source in zip(wire.get("chunks", ()), reference.chunks, strict=True):
+        chunk |= {"index": source.index, "page": source.page}
+    return wire
+
+
 def chunk_wire(chunk: CitedChunk) -> dict[str, Any]:
     """A source as live answers carry it."""
     return stored_chunk_wire(chunk) | {

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from api.apps.wire_reference import reference_wire
+from api.apps.wire_reference import numbered_reference_wire
 from api.db.services.message_usage import Calls
 from api.db.services.turn_records import TurnRecord
 from rag.core.types import Reference
@@ -27,7 +27,7 @@ def turn_wire(turn: TurnRecord, *, debug: bool) -> dict[str, Any]:
         "status": STATUS.get(answer.status, answer.status),
         "question": turn.question.content if turn.question is not None else "",
         "answer": answer.content,
-        "reference": reference_wire(answer.reference or Reference()),
+        "reference": numbered_reference_wire(answer.reference or Reference()),
         "model": answer.model,
         "created_at": answer.created_at,
         "error": {"code": code, "message": message} if answer.status == "failed" else None,

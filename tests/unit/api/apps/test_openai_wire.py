@@ -25,6 +25,17 @@ def test_marks_put_in_later_are_placed_in_the_streamed_text() -> None:
     assert [place["end_index"] for place in places] == [10, 22]
 
 
+def test_a_mark_that_was_taken_back_or_moved_is_told_as_the_answer_has_it() -> None:
+    more = replace(REFERENCE, chunks=(*REFERENCE.chunks, replace(CHUNK, index=1)))
+    shown = "Sales rose [ID:0]. Costs fell [ID:0]. Rain fell [ID:0][ID:1]. Snow too [ID:1]."
+    answer = "Sales rose. Costs fell [ID:1]. Rain fell [ID:1]. Snow too [ID:1]."
+    places = [each["url_citation"] for each in annotations(shown, answer, more, BASE)]
+    texts = [shown[place["start_index"] : place["end_index"]] for place in places]
+    assert texts == ["", "[ID:1]", "[ID:1]"]
+    assert shown[: places[0]["start_index"]].endswith("Costs fell")
+    assert shown[: places[1]["end_index"]].endswith("Rain fell [ID:0][ID:1]")
+
+
 def test_a_mark_without_a_source_is_left_out() -> None:
     assert annotations("x [ID:9]", "x [ID:9]", REFERENCE, BASE) == []
 
