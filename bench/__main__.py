@@ -3,10 +3,12 @@
 import sys
 
 from bench import (
+    citations,
     dialog_load,
     index,
     models,
     refinement,
+    refusals,
     reports,
     retrieval_quality,
     rows,
@@ -19,6 +21,8 @@ BENCHES = {
     "startup": startup.main,
     "retrieval_quality": retrieval_quality.main,
     "refinement": refinement.main,
+    "citations": citations.main,
+    "refusals": refusals.main,
     "reports": reports.main,
     "server_quality": server_quality.main,
     "rows": rows.main,
