@@ -48,13 +48,13 @@ def refuse_search_app(body: dict[str, Any]) -> None:
 
 
 async def own_datasets(principal: Principal, ids: Iterable[Any]) -> list[DatasetRecord]:
-    """The datasets of these ids.
+    """The datasets of these ids, each once.
 
     Raises:
         Refused: 103, one is not the principal's.
     """
     try:
-        return [await services().knowledgebases.get(principal, str(each)) for each in ids]
+        return [await services().knowledgebases.get(principal, each) for each in dict.fromkeys(map(str, ids))]
     except NotFound as error:
         raise Refused(OPERATING_ERROR, NOT_THE_OWNER, data=False) from error
 

@@ -31,14 +31,15 @@ async def ask_datasets(principal: Principal) -> Response:
         raise refused("`dataset_ids` is required.")
     if not isinstance(wanted, list):
         raise refused("`dataset_ids` should be a list.")
-    for dataset_id in wanted:
+    dataset_ids = list(dict.fromkeys(map(str, wanted)))
+    for dataset_id in dataset_ids:
         try:
-            dataset = await services().knowledgebases.get(principal, str(dataset_id))
+            dataset = await services().knowledgebases.get(principal, dataset_id)
         except NotFound as error:
             raise refused(f"You don't own the dataset {dataset_id}.") from error
         if dataset.chunk_count == 0:
             raise refused(f"The dataset {dataset_id} doesn't own parsed file")
-    return answer_from(principal, [str(each) for each in wanted], question)
+    return answer_from(principal, dataset_ids, question)
 
 
 @bp.post("/api/v1/sessions/related_questions")
