@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from rag.core.settings import DialogSettings
@@ -18,6 +19,7 @@ from rag.testing.upstream import FaultyUpstream, Plan
 from tests.e2e.serving import Serving
 from tests.e2e.stacks import Stack
 from tests.e2e.test_running_answers import Stage, connected, environment, prepared, slow_upstream
+from tests.servers.mariadb import fresh_database
 
 STREAMS = 100
 SUBSCRIBERS = 1000
@@ -314,3 +316,27 @@ async def test_the_form_of_a_broken_answer(stage: Stage, fault: Any) -> None:
     assert "**ERROR**" not in found["answer"]
     assert (found["status"], found["error"]["code"]) == ("failed", event.data["code"])
     assert found["error"]["message"] == event.data["message"]
+
+
+async def test_a_second_server_on_the_same_rows_leaves_running_answers(tmp_path: Path, mysql_url: str) -> None:
+    rows = {"PARLEY_ROWS__URL": await asyncio.to_thread(fresh_database, mysql_url)}
+    async with staged(tmp_path / "one", rows) as stage:
+        stage.upstream.will(Plan(tokens=words(600), wait_s=0.05))
+        message = await send(stage, "go")
+        key = stage.serving.key
+        second = await asyncio.to_thread(Serving, tmp_path / "two", env=stage.serving.env)
+        stage.opened.append(second)
+        headers = {"Authorization": f"Bearer {key}"}
+        async with httpx.AsyncClient(base_url=second.url, headers=headers, timeout=30, trust_env=False) as client:
+            while (await client.get("/readyz")).status_code != 200:
+                await asyncio.sleep(0.1)
+            assert (await turn(stage, message))["status"] == "generating"
+            path = stage.message_path(message, "events")
+            following = asyncio.create_task(client.get(path))
+            await asyncio.sleep(1)
+            assert not following.done(), "it has not ended yet"
+            await stage.call("POST", stage.message_path(message, "stop"))
+            events = (await following).text
+            assert "event: stopped" in events
+            assert '"reason":"stopped"' in events
+        assert (await turn(stage, message))["status"] == "stopped"
