@@ -63,11 +63,7 @@ def unsummed(session_id: str) -> Unsummed | None:
         return None
     return Unsummed(
         before=last.content if last is not None else "",
-        turns=tuple(
-            Turn(role="user" if row.role == "user" else "assistant", content=row.content)
-            for row in folded[-_MOST_READ:]
-            if row.content
-        ),
+        turns=_said(folded[-_MOST_READ:]),
         first_turn=begin,
         turn=numbers[-1],
         message_id=folded[-1].message_id or "",
@@ -102,7 +98,18 @@ def _newest(session_id: str, up_to: int | None = None) -> ConversationSummary | 
     return row
 
 
+def _said(rows: list[Message]) -> tuple[Turn, ...]:
+    """What was said in these; empty messages are left out."""
+    query = Message.select(Message.role, Message.content).where(Message.id.in_([row.id for row in rows]))
+    return tuple(
+        Turn(role="user" if row.role == "user" else "assistant", content=row.content)
+        for row in query.order_by(Message.turn, Message.role.desc())
+        if row.content
+    )
+
+
 def _messages(session_id: str, begin: int) -> list[Message]:
-    columns = (Message.turn, Message.role, Message.content, Message.message_id, Message.status)
+    """Without their texts: there may be ten thousand."""
+    columns = (Message.id, Message.turn, Message.role, Message.message_id, Message.status)
     query = Message.select(*columns).where((Message.conversation_id == session_id) & (Message.turn >= begin))
     return list(query.order_by(Message.turn, Message.role.desc()))
