@@ -30,10 +30,11 @@ class ListQuery(BaseModel):
 
 
 class SessionFields(BaseModel):
-    """Body of POST and PUT of a session."""
+    """Body of POST and PUT of a session; `llm_id`, its own model, is ours and of PUT only."""
 
     name: str = "New session"
     user_id: str = ""
+    llm_id: str = ""
 
 
 class Ask(BaseModel):
