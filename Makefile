@@ -42,6 +42,7 @@ run: setup  ## Start the server (ARGS="--port 9000" for options)
 	@exec $(BIN)/parley serve $(ARGS)
 
 test: setup-dev  ## Run all tests (ARGS="-k name" for some)
+	@$(BIN)/python -m compileall -q api rag
 	@$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 check: setup-dev  ## Lint, format, types, import rules, docs in step with code
