@@ -25,6 +25,7 @@ PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     "full_question": frozenset({"history", "question"}),
     "keywords": frozenset({"question"}),
     "knowledge": frozenset({"sources"}),
+    "nothing_found": frozenset(),
     "metadata_filter": frozenset({"fields", "operators", "question"}),
     "related": frozenset({"industry", "question"}),
     "session_title": frozenset({"conversation"}),

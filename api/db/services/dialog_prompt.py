@@ -26,7 +26,8 @@ class Material:
     """What the prompt is made of. `question` is the one that was searched for, the last of `turns` the one asked.
 
     `reserved` tokens are kept free for tools and what they find; `searching` tells a model how it can search by itself.
-    `summary` tells what was said before `turns`, if anything was.
+    `nothing` tells that the search found nothing, if it did. `summary` tells what was said before `turns`, if anything
+    was.
     """
 
     system: str
@@ -39,6 +40,7 @@ class Material:
     sampling: Sampling
     reserved: int = 0
     searching: str = ""
+    nothing: str = ""
     summary: str = ""
 
 
@@ -104,9 +106,9 @@ def _each_once(count: Count) -> Count:
 
 def _system(material: Material, prompts: Prompts, knowledge: str) -> str:
     text = material.system
-    knowledge = knowledge or material.searching
+    knowledge = knowledge or material.searching or material.nothing
     has_sources = bool(material.hits or material.searching)
-    if has_sources and not has_slot(text, KNOWLEDGE):
+    if (has_sources or material.nothing) and not has_slot(text, KNOWLEDGE):
         text = f"{text}\n\n{{{KNOWLEDGE}}}"
     filled = fill(text, {**material.values, KNOWLEDGE: knowledge})
     if material.quote and has_sources:

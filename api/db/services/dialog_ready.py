@@ -49,6 +49,7 @@ async def prepared(asking: Asking, bundle: LLMBundle, found: Found) -> PreparedP
             sampling=brief.sampling,
             reserved=_reserved(asking, bundle, kit),
             searching=_searching(asking, kit),
+            nothing=asking.prompts["nothing_found"].text if brief.searches and not hits else "",
             summary=asking.summary,
         )
         return prepare(material, prompts=asking.prompts, info=bundle.info, count=bundle.count_tokens)

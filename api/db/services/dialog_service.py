@@ -234,9 +234,10 @@ class DialogService:
     async def _streamed(
         self, asking: Asking, bundle: LLMBundle, prompt: PreparedPrompt, found: Found, said: Said
     ) -> AsyncGenerator[DialogEvent, None]:
-        """The model's reply. Without citations, marks are taken out as they come."""
+        """The model's reply. Without citations, or sources to cite, marks are taken out as they come."""
         brief = asking.brief
-        marks = citation.MarkFilter() if brief.searches and not brief.quote else None
+        cites = brief.quote and (prompt.reference.chunks or found.kit is not None)
+        marks = citation.MarkFilter() if brief.searches and not cites else None
         kit, request = within_room(found.kit, prompt), request_of(asking, prompt, found)
         replied = reply_events(bundle, request, said, kit=kit, marks=marks, empty=brief.empty_response)
         first = asking.steps.until_first("first_token")
