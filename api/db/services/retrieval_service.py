@@ -105,7 +105,8 @@ class RetrievalService:
         """Return the page of hits that the request asks for, best first.
 
         Raises:
-            NotFound: kind `document`: not one of these datasets; fact `missing` has all such ids. And what `scope` and `search` raise.
+            NotFound: kind `document`: not one of these datasets; fact `missing` has all such ids. And what `scope` and
+                `search` raise.
         """
         scope = await self.scope(principal, request.dataset_ids)
         if request.document_ids:
