@@ -69,7 +69,7 @@ class ServerProcess:
         *,
         prepare: Callable[[Path], tuple[list[str], dict[str, str]]],
         answers: Callable[[], bool],
-        start_s: float = 90.0,
+        start_s: float = 180.0,
     ) -> None:
         self._answers = answers
         self._start_s = start_s

@@ -380,7 +380,7 @@ class TestBusy:
             began = time.monotonic()
             with pytest.raises(StoreUnavailable, match="could not take 1 entries in time"):
                 await store.upsert(PLACE, [entry("a")])
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 10, "many times what it was given: the machine may be busy"
 
     async def test_one_refused_item_does_not_take_others_with_it(self, between: FaultProxy) -> None:
         immense = entry("bad", document_id="x" * 40_000)
