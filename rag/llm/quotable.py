@@ -89,9 +89,14 @@ _AT_HOME = 0.06
 _STRANGER = 0.08
 """How much more is asked for where no passage knows a name of the question."""
 _COVERED_AT_HOME = 0.55
-"""The share of the question that a figure's sentence must hold in a document that the question names."""
+"""The share of the question that a figure's sentence must hold in a document that the question names, where nothing is
+known of the search."""
 MARGIN = 0.1
 """How far below the best score a further quotation may lie."""
+_AT_HOME_LIMITS = (4, 0.4, 0.2)
+"""Instead of these three, most quotations, `MARGIN` and `_LEAST_OF_BEST`, in a document that the question names and the
+search found: its passages are much alike, and the answer is often not in the one that repeats the question's words.
+Chosen on FinanceBench's 40 questions, so no more than a sign."""
 SAME = 0.9
 """Cosine from which two units say the same."""
 ENOUGH = 0.36
@@ -437,13 +442,15 @@ def choose(selection: Selection, weighed: Weighed) -> list[Quote]:
     order = sorted(range(len(found)), key=lambda i: scores[i], reverse=True)
     if not order or _trust(selection, found[order[0]], float(weighed.cosines[order[0]]), weighed.evidence) < 0:
         return []
-    best = scores[order[0]]
+    first = found[order[0]]
+    at_home = weighed.evidence is not None and selection.at_home(first.passage)
+    most, margin, share = _AT_HOME_LIMITS if at_home else (MAX_QUOTES, MARGIN, _LEAST_OF_BEST)
     taken: list[int] = []
     for index in order:
-        if len(taken) == MAX_QUOTES or scores[index] < best - MARGIN:
+        if len(taken) == most or scores[index] < scores[order[0]] - margin:
             break
-        first, other = found[order[0]], found[index]
-        if other.coverage < _LEAST_OF_BEST * first.coverage or other.exact < _LEAST_OF_BEST * first.exact:
+        other = found[index]
+        if other.coverage < share * first.coverage or other.exact < share * first.exact:
             continue
         if all(weighed.alike[index, each] < SAME and found[index].unit.text != found[each].unit.text for each in taken):
             taken.append(index)
@@ -467,7 +474,7 @@ def _trust(selection: Selection, best: Candidate, cosine: float, evidence: float
         own -= _STRANGER
     elif selection.at_home(best.passage):
         number = NUMBER_ASKED.search(selection.focus) and not selection.reason
-        if number and best.coverage < _COVERED_AT_HOME:
+        if evidence is None and number and best.coverage < _COVERED_AT_HOME:
             return -1.0
         return own - ENOUGH + _AT_HOME
     # Passages of a document that the question names are all alike to the search; of others it knows more than a quote.
