@@ -215,9 +215,6 @@ async def warm(services: Services, state: WebState) -> None:
             log.warning("warm_up_failed", part=name, code=error.code, reason=error.message)
         else:
             state.missing.discard(name)
-    # What is loaded stays: the collector need not walk it again and hold the loop.
-    gc.collect()
-    gc.freeze()
 
 
 def _steps(services: Services) -> list[tuple[str, Callable[[], Awaitable[object]]]]:
@@ -226,8 +223,16 @@ def _steps(services: Services) -> list[tuple[str, Callable[[], Awaitable[object]
         ("models", services.models.warm),
         ("modules", lambda: run_in(Lane.FILES, _import_late_modules)),
         ("tools", services.mcp.warm),
+        ("memory", _settle_memory),
     ]
     return steps if services.settings.index.url else [("index", services.store.check), *steps]
+
+
+async def _settle_memory() -> None:
+    """What is loaded stays: the collector need not walk it again. The last walk holds the loop for some 90 ms, so it is
+    done before the server says that it is ready."""
+    gc.collect()
+    gc.freeze()
 
 
 def _import_late_modules() -> None:
