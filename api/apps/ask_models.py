@@ -1,6 +1,5 @@
 """What the routes take that ask or search without a chat, for the OpenAPI document only: they check by themselves."""
 
-
 from pydantic import BaseModel, ConfigDict
 
 

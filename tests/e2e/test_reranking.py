@@ -9,7 +9,11 @@ from rag.testing.upstream_services import Answer, ServicesUpstream
 from tests.e2e.serving import Serving, call, wait_ended
 
 MODEL = "bge-reranker@lab"
-TEXTS = ("Cash held by the company was 42 billion dollars.", "Rain fell in the valley.", "Cash and rain, the valley says.")
+TEXTS = (
+    "Cash held by the company was 42 billion dollars.",
+    "Rain fell in the valley.",
+    "Cash and rain, the valley says.",
+)
 QUESTION = "What of rain in the valley?"
 
 

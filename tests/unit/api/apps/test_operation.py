@@ -17,7 +17,7 @@ async def test_alive_before_ready(site: Web) -> None:
     assert (await site.send("GET", "/healthz")).status_code == 200
     response = await site.send("GET", "/readyz")
     assert response.status_code == 503
-    assert (await response.get_json())["missing"] == ["index", "models", "modules", "tools"]
+    assert (await response.get_json())["missing"] == ["index", "memory", "models", "modules", "tools"]
     await warm(site.services, site.state)
     response = await site.send("GET", "/readyz")
     assert response.status_code == 200
