@@ -155,6 +155,15 @@ def build_services(
         research=settings.research,
         rerank_s=settings.retrieval.rerank_s,
     )
+    conversations = ConversationService(
+        db,
+        clock,
+        event_log,
+        dialogs,
+        settings.dialog,
+        lease=AnswerLease(db, clock, home=folder.name_of_home(), shared=bool(settings.rows.url)),
+        asides=Asides(db, clock, models, prompts, flags),
+    )
     return Services(
         settings=settings,
         clock=clock,
@@ -178,16 +187,8 @@ def build_services(
         dialogs=dialogs,
         related=RelatedService(models, prompts),
         mcp=mcp,
-        assistants=AssistantService(db, clock, knowledgebases, models, box=box),
-        conversations=ConversationService(
-            db,
-            clock,
-            event_log,
-            dialogs,
-            settings.dialog,
-            lease=AnswerLease(db, clock, home=folder.name_of_home(), shared=bool(settings.rows.url)),
-            asides=Asides(db, clock, models, prompts, flags),
-        ),
+        assistants=AssistantService(db, clock, knowledgebases, models, box=box, answers=conversations),
+        conversations=conversations,
     )
 
 

@@ -38,6 +38,14 @@ class ChatModels(Protocol):
     def default_chat(self, tenant_id: str = "") -> str: ...
 
 
+class RunningAnswers(Protocol):
+    """What chats need of `ConversationService`."""
+
+    async def stop_chats(self, chat_ids: Sequence[str]) -> None:
+        """End what answers in the sessions of these chats, which are deleted."""
+        ...
+
+
 class AssistantService:
     """Every method loads by (principal, id); what is not the principal's, or was deleted, is NotFound.
 
@@ -45,9 +53,17 @@ class AssistantService:
     """
 
     def __init__(
-        self, db: Database, clock: Clock, knowledgebases: Datasets, models: ChatModels, *, box: SecretBox
+        self,
+        db: Database,
+        clock: Clock,
+        knowledgebases: Datasets,
+        models: ChatModels,
+        *,
+        box: SecretBox,
+        answers: RunningAnswers,
     ) -> None:
         """`box` seals the chats' keys for the web search; records carry them sealed."""
+        self._answers = answers
         self._box = box
         self._db = db
         self._clock = clock
@@ -188,7 +204,8 @@ class AssistantService:
         return await self._db.run(lambda: chat_record(chat_named(principal, name)))
 
     async def delete(self, principal: Principal, ids: Sequence[str] | None) -> BatchResult:
-        """Delete chats; None means all of the principal's. Their sessions stay stored, out of reach.
+        """Delete chats; None means all of the principal's. Their sessions stay stored, out of reach; what answers in
+        them is stopped.
 
         Unknown ids are reported and do not keep the others from being deleted.
         """
@@ -207,11 +224,12 @@ class AssistantService:
             return done
 
         done = await self._db.write(write)
+        await self._answers.stop_chats(done)
         unknown = tuple(each for each in wanted if each not in frozenset(done))
         return BatchResult(done=tuple(done), unknown=unknown, duplicates=duplicates)
 
     async def delete_together(self, principal: Principal, ids: Sequence[str]) -> None:
-        """Delete all of these chats, or none; one that was deleted before stays so.
+        """Delete all of these chats, or none, and stop what answers in them; one that was deleted before stays so.
 
         Raises:
             NotFound: kind `chat`: one never was the principal's.
@@ -230,6 +248,7 @@ class AssistantService:
                 changed.where(live_chats(principal) & Dialog.id.in_(group)).execute()
 
         await self._db.write(write)
+        await self._answers.stop_chats(wanted)
 
     async def _checked_datasets(
         self, principal: Principal, dataset_ids: Sequence[str], *, as_page: bool

@@ -1,11 +1,12 @@
 """Sessions: conversations with a chat assistant. Their turns are the matter of `turn_service`."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from api.db.services.message_rows import add_opener, delete_sessions, session_records
 from api.db.services.names import clean_label
-from api.db.services.owned import split_duplicates
+from api.db.services.owned import in_groups, split_duplicates
 from api.db.services.owned_chats import own_chat, own_session, own_session_anywhere, source_of
 from api.db.services.records import BatchResult, ConversationRecord, Page
 from api.db.services.row_pages import page_of
@@ -149,6 +150,22 @@ class ConversationService(TurnService):
         await self._runner.stop_sessions(frozenset(done), "deleted")
         unknown = tuple(each for each in wanted if each not in frozenset(done))
         return BatchResult(done=tuple(done), unknown=unknown, duplicates=duplicates)
+
+    async def stop_chats(self, chat_ids: Sequence[str]) -> None:
+        """End the answers in all sessions of these chats, which have been deleted; returns when they are saved."""
+        beginning = set(self._beginning)
+        if beginning:
+            # Those that were put down before the chats were deleted run when this ends; the others begin no more.
+            await asyncio.wait(beginning)
+
+        def read() -> frozenset[str]:
+            found: set[str] = set()
+            for group in in_groups(chat_ids):
+                rows = Conversation.select(Conversation.id).where(Conversation.dialog_id.in_(group))
+                found.update(row.id for row in rows)
+            return frozenset(found)
+
+        await self._runner.stop_sessions(await self._db.run(read), "deleted")
 
 
 def _checked(values: Mapping[str, Any]) -> dict[str, str]:

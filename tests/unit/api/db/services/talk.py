@@ -128,9 +128,11 @@ class Talk:
             flags=flags,
             metadata=world.documents,
         )
-        self.assistants = AssistantService(world.db, world.clock, world.knowledgebases, self.models, box=BOX)
         self.settings = DialogSettings(save_s=save_s)
         self.sessions = self.service()
+        self.assistants = AssistantService(
+            world.db, world.clock, world.knowledgebases, self.models, box=BOX, answers=self.sessions
+        )
 
     def service(self) -> ConversationService:
         self.asides = Asides(self.world.db, self.world.clock, self.models, self.prompts, self.flags)
