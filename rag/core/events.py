@@ -2,7 +2,8 @@
 
 `dialog_service.chat` yields them, the event log numbers and keeps them, `api/apps` turns them into frames.
 Order: Started, RetrievalStarted?, RetrievalFinished?, (Token | Reasoning | ToolArguments | ToolStarted | ToolFinished |
-RetrievalFinished)*, Cited?, Usage?, then exactly one of Done, Failed, Stopped. Spoken comes anywhere after its text.
+RetrievalFinished)*, Cited?, Usage?, then exactly one of Done, Failed, Stopped. Spoken comes anywhere after its text;
+out of a dialog also after Done, which says at once that the text is complete. In the log the last event is the end.
 Where searches are planned, Reasoning, ToolStarted and ToolFinished come between RetrievalStarted and RetrievalFinished.
 """
 

@@ -1,8 +1,8 @@
 """An answer said aloud beside its text, clause by clause.
 
 The text is never held up: a task of its own speaks what has been said so far, and what it has is put between the
-answer's events. Only the last event waits, for what is still to be said. A speaker that fails is logged, and the
-answer goes on in silence.
+answer's events; what is not said by then follows `Done`. A speaker that fails is logged, and the answer goes on in
+silence.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ Speak = Callable[[str], AsyncIterator[bytes]]
 MOST_CHARS = 6000
 """Of one answer that are spoken: about six minutes. What was spoken is kept until the answer has ended."""
 REST_S = 20.0
-"""How long the end of an answer waits for its speech."""
+"""How long the speech of a complete answer may go on after it."""
 _AHEAD = 256
 """Events that may wait for the reader."""
 _CLAUSE_CHARS = 40
@@ -96,8 +96,8 @@ class Clauses:
 async def with_speech(
     events: AsyncGenerator[DialogEvent, None], speak: Speak, *, rest_s: float = REST_S
 ) -> AsyncGenerator[DialogEvent, None]:
-    """Yield `events` as they come and, among them, `Spoken`: each after the text it says, in order, and before the
-    last event, which waits at most `rest_s` seconds for them. Leaving early ends both.
+    """Yield `events` as they come and, among them, `Spoken`: each after the text it says, in order, and for at most
+    `rest_s` seconds after `Done`. An answer that failed is not read to its end. Leaving early ends both.
 
     Raises:
         Exception: whatever `events` raise.
@@ -144,9 +144,11 @@ class _Aloud:
             async for event in events:
                 if isinstance(event, Token):
                     self._to_say(self._clauses.feed(event.text))
-                elif isinstance(event, TERMINAL):
-                    await self._finish(isinstance(event, Done), rest_s)
+                elif isinstance(event, TERMINAL) and not isinstance(event, Done):
+                    await self._end_speech(whole=False)
                 self._out.put_nowait(event)
+                if isinstance(event, Done):
+                    await self._finish(rest_s)
                 if self._out.qsize() >= _AHEAD:
                     self._room.clear()
                     await self._room.wait()
@@ -155,12 +157,14 @@ class _Aloud:
         for clause in clauses:
             self._waiting.put_nowait(clause)
 
-    async def _finish(self, whole: bool, rest_s: float) -> None:
-        """Wait for what is still to be said; an answer that failed is not read to its end."""
-        if whole:
-            self._to_say(self._clauses.rest())
-            self._waiting.put_nowait(None)
-            await asyncio.wait({self.speaking}, timeout=rest_s)
+    async def _finish(self, rest_s: float) -> None:
+        """Wait for what is still to be said."""
+        self._to_say(self._clauses.rest())
+        self._waiting.put_nowait(None)
+        await asyncio.wait({self.speaking}, timeout=rest_s)
+        await self._end_speech(whole=True)
+
+    async def _end_speech(self, *, whole: bool) -> None:
         if not self.speaking.done():
             log.info("speech_cut", whole=whole)
             self.speaking.cancel()

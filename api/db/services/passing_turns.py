@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from rag.core.errors import NotFound
-from rag.core.events import DialogEvent, Started
+from rag.core.events import TERMINAL, DialogEvent, Started
 from rag.eventlog.base import EventLog
 
 MOST_BEHIND = 1024
@@ -65,16 +65,22 @@ class _Passing:
         self._room: asyncio.Future[None] | None = None
 
     async def produce(self) -> None:
+        end: DialogEvent | None = None
         try:
             async with aclosing(self._events) as events:
                 async for event in events:
                     if isinstance(event, Started):
+                        continue
+                    if isinstance(event, TERMINAL):
+                        end = event  # Closes the log: what is still being said of the answer comes before it.
                         continue
                     await self._log.append(self._stream, event)
                     self._unread += 1
                     if self._unread >= MOST_BEHIND:
                         self._room = asyncio.get_running_loop().create_future()
                         await self._room
+            if end is not None:
+                await self._log.append(self._stream, end)
         finally:
             await self._log.drop(self._stream)
 

@@ -1,13 +1,13 @@
 """Answers in work: each is a task of its own that nobody's leaving ends.
 
 A turn is two tasks. The producer reads the dialog's events into the log and may be cancelled at any point. The
-keeper waits for it, saves how it ended and closes the log; nothing cancels it. One more task saves the partial
-texts of all running turns together, so that many streams cost one transaction a second.
+keeper waits for the end of the text, saves it, and closes the log once the speech has ended too; nothing cancels it.
+One more task saves the partial texts of all running turns together, so that many streams cost one transaction a second.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -53,12 +53,14 @@ class RunningTurn:
     answer: Answer
     on_end: Callable[[Done | Failed | Stopped], None] | None = None
     model: str = ""
-    before: "asyncio.Task[None] | None" = None
+    before: asyncio.Event | None = None
     parts: list[str] = field(default_factory=list)
     found: Reference = field(default_factory=Reference)
     unsaved: bool = False
     cites: bool = False
     end: Done | Failed | Stopped | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    saved: asyncio.Event = field(default_factory=asyncio.Event)
     stop_reason: str = ""
     producer: "asyncio.Task[None] | None" = None
     keeper: "asyncio.Task[None] | None" = None
@@ -118,10 +120,11 @@ class TurnRunner:
     def start(self, turn: RunningTurn) -> None:
         """Run `turn`, after the one before it in its session."""
         previous = self._latest.get(turn.session_id)
-        turn.before = previous.keeper if previous is not None else None
+        turn.before = previous.saved if previous is not None else None
         self._turns[turn.stream] = turn
         self._latest[turn.session_id] = turn
         turn.producer = asyncio.create_task(self._produce(turn), name=f"answer-{turn.stream}")
+        turn.producer.add_done_callback(lambda _: turn.ended.set())
         turn.keeper = asyncio.create_task(self._keep(turn), name=f"keep-{turn.stream}")
         if self._closing:
             turn.stop("interrupted")
@@ -164,14 +167,17 @@ class TurnRunner:
 
     async def _produce(self, turn: RunningTurn) -> None:
         if turn.before is not None:
-            await asyncio.wait({turn.before}, timeout=_WAIT_FOR_TURN_BEFORE_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_WAIT_FOR_TURN_BEFORE_S):
+                    await turn.before.wait()
             turn.before = None
         past = await self._db.run(turn.past)
         async with aclosing(turn.answer(past)) as events:
             async for event in events:
                 if isinstance(event, Done | Failed | Stopped):
                     turn.end = event
-                    return
+                    turn.ended.set()
+                    continue
                 turn.note(event)
                 if not isinstance(event, Started):
                     await self._log.append(turn.stream, event)
@@ -179,7 +185,7 @@ class TurnRunner:
     async def _keep(self, turn: RunningTurn) -> None:
         assert turn.producer is not None
         try:
-            await asyncio.wait({turn.producer})
+            await turn.ended.wait()
             end = self._end_of(turn, turn.producer)
             cited = None if isinstance(end, Done) else turn.cited()
             ended_at = self._clock.now().timestamp()
@@ -190,11 +196,16 @@ class TurnRunner:
             except RagError as error:
                 log.error("answer_not_saved", message=turn.stream, code=error.code)
                 end = Failed(code=error.code, message=error.message, answer=end.answer)
+            turn.saved.set()
+            await asyncio.wait({turn.producer})
+            if turn.end is not None and not turn.producer.cancelled() and turn.producer.exception() is not None:
+                log.error("speech_broke", message=turn.stream, exc_info=turn.producer.exception())
             # The row first: who reads the last event may read the session at once.
             await self._append_end(turn, end)
             if turn.on_end is not None and not self._closing:
                 turn.on_end(end)
         finally:
+            turn.saved.set()
             self._turns.pop(turn.stream, None)
             if self._latest.get(turn.session_id) is turn:
                 del self._latest[turn.session_id]

@@ -7,7 +7,7 @@ import pytest
 from api.db.services.passing_turns import MOST_BEHIND, passing_turn
 from rag.core.clock import SystemClock
 from rag.core.errors import NotFound
-from rag.core.events import DialogEvent, Done, Started, Token
+from rag.core.events import DialogEvent, Done, Spoken, Started, Token
 from rag.core.types import Reference
 from rag.eventlog.memory import MemoryEventLog
 
@@ -54,6 +54,13 @@ async def test_events_come_by_arrival_without_the_first(log: MemoryEventLog) -> 
     batches = [list(batch) async for batch in passing_turn(log, "m", source.run())]
     assert batches == [[Token(text="a"), Token(text="b"), DONE]]
     assert source.closed
+
+
+async def test_what_is_said_after_the_end_comes_before_it(log: MemoryEventLog) -> None:
+    said = Spoken(audio=b"One.")
+    source = Source(STARTED, Token(text="a"), DONE, said)
+    batches = [each async for batch in passing_turn(log, "m", source.run()) for each in batch]
+    assert batches == [Token(text="a"), said, DONE]
 
 
 async def test_leaving_ends_the_answer_before_it_returns(log: MemoryEventLog) -> None:
