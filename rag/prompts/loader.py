@@ -7,7 +7,9 @@ it is. The same rule fills the system texts of chats (`fill`).
 
 import hashlib
 import re
-from collections.abc import Mapping
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,9 +39,32 @@ PLACEHOLDERS: Mapping[str, frozenset[str]] = {
 """Every prompt and what it takes."""
 
 
-def fill(text: str, values: Mapping[str, str]) -> str:
-    """`text` with each `{key}` of `values` replaced, in one pass; other braces stay as they are."""
-    return _SLOT.sub(lambda slot: values.get(slot[1], slot[0]), text)
+def fill(text: str, values: Mapping[str, str], *, most_chars: int = sys.maxsize) -> str:
+    """The first `most_chars` characters of `text` with each `{key}` of `values` replaced, in one pass; other braces
+    stay as they are. No more than that is ever put together, however often a long value is named."""
+    taken: list[str] = []
+    for piece in _pieces(text, values):
+        if most_chars <= 0:
+            break
+        taken.append(piece[:most_chars])
+        most_chars -= len(taken[-1])
+    return "".join(taken)
+
+
+def _pieces(text: str, values: Mapping[str, str]) -> Iterator[str]:
+    at = 0
+    for slot in _SLOT.finditer(text):
+        value = values.get(slot[1])
+        if value is not None:
+            yield text[at : slot.start()]
+            yield value
+            at = slot.end()
+    yield text[at:]
+
+
+def slots(text: str) -> Counter[str]:
+    """How often each key stands in `text` where `fill` would look for its value."""
+    return Counter(slot[1] for slot in _SLOT.finditer(text))
 
 
 def has_slot(text: str, key: str) -> bool:

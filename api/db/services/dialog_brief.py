@@ -8,6 +8,7 @@ from api.db.services.records import DialogRecord
 from api.db.services.web_pages import WEB_KEY
 from rag.core.errors import InvalidInput
 from rag.llm.base import ModelInfo, ReplySchema, Sampling, ToolSpec
+from rag.prompts.loader import slots
 
 __all__ = [
     "AskOptions",
@@ -21,6 +22,8 @@ __all__ = [
 ]
 
 KNOWLEDGE = "knowledge"
+CHARS_PER_TOKEN = 16
+"""Ordinary text has about four: a text of more than this many times a model's context cannot fit it."""
 _BLANK = " "
 _WISH = "wish "
 _ASK_CHUNKS = 12
@@ -135,8 +138,9 @@ class Brief:
     form: ReplyForm = ReplyForm()
 
     def refuse_what_cannot(self, info: ModelInfo) -> None:
-        """Raises InvalidInput: the model cannot reply in this form, or the call's own instructions leave no room for
-        sources. Said before anything is searched."""
+        """Raises InvalidInput: the model cannot reply in this form, the call's own instructions leave no room for
+        sources, or the values of the prompt's variables are longer than its context, each as often as the prompt names
+        it. Said before anything is searched."""
         self.form.refuse_what_cannot(info)
         wished = sum(len(value) for key, value in self.values.items() if key.startswith(_WISH))
         if wished > info.context_tokens:  # A quarter of it, or more.
@@ -145,6 +149,19 @@ class Brief:
                 "shorten them.",
                 field="messages",
             )
+        filled = self.filled_chars()
+        if sum(filled.values()) > info.context_tokens * CHARS_PER_TOKEN:
+            longest = max(filled, key=lambda key: (not key.startswith(_WISH), filled[key]))
+            raise InvalidInput(
+                f"The value of {longest!r} would take {filled[longest]:,} characters of the prompt, more than "
+                f"{info.name!r} can read: shorten it, or name it less often.",
+                field=longest,
+            )
+
+    def filled_chars(self) -> dict[str, int]:
+        """The characters that the value of each variable in the system text will take there."""
+        named = slots(self.system)
+        return {key: times * len(self.values[key]) for key, times in named.items() if key in self.values}
 
     @property
     def searches(self) -> bool:

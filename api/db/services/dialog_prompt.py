@@ -7,7 +7,7 @@ as is left; a quarter of the room is kept for a history that needs it. Sources a
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from api.db.services.dialog_brief import KNOWLEDGE
+from api.db.services.dialog_brief import CHARS_PER_TOKEN, KNOWLEDGE
 from api.db.services.dialog_sources import Numbered, cited_chunk, harmless, shown_safe, source_text, source_texts
 from rag.core.types import ChunkText, Hit, Reference, Turn
 from rag.llm.base import ModelInfo, Sampling
@@ -65,14 +65,15 @@ def prepare(material: Material, *, prompts: Prompts, info: ModelInfo, count: Cou
     reply = budget.reply_tokens(info.context_tokens, sampling.max_tokens, info.max_output_tokens)
     most = budget.prompt_room(info.context_tokens, reply)
     room = most - min(material.reserved, most // _RESERVED_SHARE)
-    system_without = _system(material, prompts, "")
+    most_chars = info.context_tokens * CHARS_PER_TOKEN
+    system_without = _system(material, prompts, "", most_chars)
     asked = budget.cut_turn(material.turns[-1], max(room // 2, room - count(system_without) - TURN_TOKENS), count)
     left = room - budget.turn_cost(asked, count) - TURN_TOKENS
     sources_room = left - count(system_without)
     history = budget.from_first_user(material.turns[:-1])
     needed = _at_most(history, sources_room // _HISTORY_SHARE, count)
     texts, placed = _place(material.hits, sources_room - needed, prompts, count)
-    system = _system(material, prompts, _knowledge(prompts, texts)) if texts else system_without
+    system = _system(material, prompts, _knowledge(prompts, texts), most_chars) if texts else system_without
     system = budget.cut_text(system, left, count)
     kept = budget.fit_history(history, left - count(system), count)
     turns = (*([Turn(role="system", content=system)] if system.strip() else []), *kept, asked)
@@ -104,13 +105,13 @@ def _each_once(count: Count) -> Count:
     return counted
 
 
-def _system(material: Material, prompts: Prompts, knowledge: str) -> str:
+def _system(material: Material, prompts: Prompts, knowledge: str, most_chars: int) -> str:
     text = material.system
     knowledge = knowledge or material.searching or material.nothing
     has_sources = bool(material.hits or material.searching)
     if (has_sources or material.nothing) and not has_slot(text, KNOWLEDGE):
         text = f"{text}\n\n{{{KNOWLEDGE}}}"
-    filled = fill(text, {**material.values, KNOWLEDGE: knowledge})
+    filled = fill(text, {**material.values, KNOWLEDGE: knowledge}, most_chars=most_chars)
     if material.quote and has_sources:
         filled = f"{filled}\n\n{prompts['citation'].text}"
     if material.summary:

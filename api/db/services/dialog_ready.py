@@ -8,7 +8,7 @@ from api.db.services.dialog_prompt import Material, PreparedPrompt, prepare
 from api.db.services.llm_service import LLMBundle
 from api.db.services.toolbox import Kit
 from rag.core.blocking import apart_if_long
-from rag.core.types import Retrieved
+from rag.core.types import Retrieved, Turn
 from rag.llm.base import ChatRequest, Grounding
 from rag.nlp.budget import turn_cost
 from rag.nlp.evidence import evidence
@@ -30,7 +30,8 @@ class Found:
 async def prepared(asking: Asking, bundle: LLMBundle, found: Found) -> PreparedPrompt:
     """The prompt; the sources of the kit begin with those in it."""
     brief, hits, kit = asking.brief, found.hits.hits, found.kit
-    size = len(brief.system) + sum(len(turn.content) for turn in asking.turns)
+    size = len(brief.system) + sum(brief.filled_chars().values()) + len(asking.summary)
+    size += sum(_length(turn) for turn in (*asking.turns, *asking.after))
     size += sum(len(hit.chunk.content) for hit in hits)
 
     def work() -> PreparedPrompt:
@@ -91,6 +92,10 @@ def within_room(kit: Kit | None, prompt: PreparedPrompt) -> Kit | None:
     if kit is None:
         return None
     return replace(kit, limits=replace(kit.limits, room_tokens=max(0, prompt.left - kit.tokens)))
+
+
+def _length(turn: Turn) -> int:
+    return len(turn.content) + sum(len(call.arguments) for call in turn.tool_calls)
 
 
 def _searching(asking: Asking, kit: Kit | None) -> str:

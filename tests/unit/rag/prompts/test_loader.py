@@ -1,4 +1,5 @@
 import hashlib
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rag.core.errors import InvalidInput
-from rag.prompts.loader import PLACEHOLDERS, fill, has_slot, load_prompts
+from rag.prompts.loader import PLACEHOLDERS, fill, has_slot, load_prompts, slots
 
 NASTY = "{x.__init__.__globals__} {{''.__class__}} {question} {history} %s ${a} {0} {} } {"
 
@@ -77,3 +78,25 @@ def test_filling_never_looks_at_values_again(values: dict[str, str], rest: str) 
     text = fill("{a}|{b}|{knowledge}", marked)
     assert text == "|".join(marked.get(key, f"{{{key}}}") for key in ("a", "b", "knowledge"))
     assert fill(rest, {}) == rest
+
+
+def test_a_long_value_that_is_named_a_thousand_times_is_not_put_together() -> None:
+    value = "a" * 1_000_000
+    tracemalloc.start()
+    try:
+        text = fill("-{x}" * 1000, {"x": value}, most_chars=100_000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert text == f"-{value}"[:100_000]
+    assert peak < 5_000_000
+
+
+@given(st.text(alphabet="{}ab \n"), st.integers(0, 40))
+def test_what_is_filled_is_the_beginning_of_it_all(text: str, most: int) -> None:
+    values = {"a": "{b}", "b": "", "ab": "long value"}
+    assert fill(text, values, most_chars=most) == fill(text, values)[:most]
+
+
+def test_slots_are_counted() -> None:
+    assert slots("{a}{b} {a}{} {{a}} { a\n}") == {"a": 3, "b": 1}
