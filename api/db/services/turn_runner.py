@@ -150,20 +150,26 @@ class TurnRunner:
             turn.stop(reason)
         await _ended(turns)
 
-    async def close(self, timeout_s: float) -> None:
-        """End every running turn as interrupted and wait, at most `timeout_s`, until all are saved."""
+    def end_all(self) -> None:
+        """End every running turn as interrupted, and those that begin from now on."""
         self._closing = True
-        turns = list(self._turns.values())
-        for turn in turns:
+        for turn in self._turns.values():
             turn.stop("interrupted")
-        try:
-            async with asyncio.timeout(timeout_s):
-                await _ended(turns)
-        except TimeoutError:
-            log.warning("answers_not_saved_in_time", turns=len(self._turns))
+
+    async def close(self, timeout_s: float) -> None:
+        """`end_all`, and wait, at most `timeout_s`, until all are saved."""
+        self.end_all()
         if self._saver is not None:
             self._saver.cancel()
-            await asyncio.wait({self._saver})
+        tasks = {each.keeper for each in self._turns.values() if each.keeper is not None}
+        if self._saver is not None:
+            tasks.add(self._saver)
+        try:
+            if tasks:
+                await asyncio.wait(tasks, timeout=timeout_s)
+        finally:
+            if self._turns:
+                log.warning("answers_not_saved_in_time", turns=len(self._turns))
 
     async def _produce(self, turn: RunningTurn) -> None:
         if turn.before is not None:
