@@ -1,4 +1,5 @@
-"""Bodies of the OpenAI faces, validated; what we cannot do is refused by name instead of ignored."""
+"""Bodies of the OpenAI faces, validated. Fields of OpenAI's that would change the answer, and that we cannot do, are
+refused by name; all others that are not named here are ignored."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -23,6 +24,8 @@ _LONG_BYTES = 256 << 10
 _LONGEST_INPUT = 2048
 _LONGEST_INPUT_CHARS = 1_200_000
 """All texts together: about as many tokens as OpenAI takes in one call."""
+_WEB_SEARCH = "The web is searched where the chat is set to do so, not by web_search_options."
+_NOT_STREAMED = "`stream_options` is only allowed when `stream` is true."
 
 
 class Body(BaseModel):
@@ -89,7 +92,12 @@ class ChatBody(Body):
     parallel_tool_calls: bool | None = None
     functions: list[Any] | None = None
     logprobs: bool | None = None
+    top_logprobs: int | None = None
+    logit_bias: dict[str, float] | None = None
     modalities: list[str] | None = None
+    audio: dict[str, Any] | None = None
+    prediction: dict[str, Any] | None = None
+    web_search_options: dict[str, Any] | None = None
     response_format: ResponseFormat | None = None
 
     def settle(self) -> None:
@@ -98,14 +106,20 @@ class ChatBody(Body):
         _ = self.turns, self.form
 
     def _refuse_what_we_cannot(self) -> None:
-        if self.n not in (None, 1):
-            raise InvalidInput("Only one answer can be asked for: set n to 1.", param="n")
-        if self.functions:
-            raise InvalidInput("`functions` were replaced by `tools`: send those.", param="functions")
-        if self.modalities and self.modalities != ["text"]:
-            raise InvalidInput("Answers are text: leave modalities out.", param="modalities")
-        if self.logprobs:
-            raise InvalidInput("Log probabilities are not offered.", param="logprobs")
+        for param, asked, reason in (
+            ("n", self.n not in (None, 1), "Only one answer can be asked for: set n to 1."),
+            ("functions", self.functions, "`functions` were replaced by `tools`: send those."),
+            ("modalities", self.modalities not in (None, [], ["text"]), "Answers are text: leave modalities out."),
+            ("audio", self.audio is not None, "Answers are text: leave audio out."),
+            ("logprobs", self.logprobs, "Log probabilities are not offered."),
+            ("top_logprobs", self.top_logprobs, "Log probabilities are not offered."),
+            ("logit_bias", self.logit_bias, "Tokens cannot be made more or less likely: leave logit_bias out."),
+            ("prediction", self.prediction is not None, "Predicted outputs are not offered."),
+            ("web_search_options", self.web_search_options is not None, _WEB_SEARCH),
+            ("stream_options", self.stream_options is not None and not self.stream, _NOT_STREAMED),
+        ):
+            if asked:
+                raise InvalidInput(reason, param=param)
         if sum(len(message.content.pictures) for message in self.messages if message.content) > MOST_PICTURES:
             raise InvalidInput(f"A request may have up to {MOST_PICTURES} pictures.", param="messages")
         if self.messages[-1].role not in ("user", "tool"):

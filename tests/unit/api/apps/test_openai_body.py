@@ -69,7 +69,15 @@ def test_forms_of_the_reply() -> None:
         ({"n": 2}, "n"),
         ({"logprobs": True}, "logprobs"),
         ({"functions": [{"name": "f"}]}, "functions"),
+        ({"top_logprobs": 2}, "top_logprobs"),
         ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"modalities": ["audio"], "audio": {"voice": "alloy", "format": "mp3"}}, "modalities"),
+        ({"audio": {"voice": "alloy", "format": "mp3"}}, "audio"),
+        ({"prediction": {"type": "content", "content": "Rain."}}, "prediction"),
+        ({"web_search_options": {}}, "web_search_options"),
+        ({"logit_bias": {"50256": -100}}, "logit_bias"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream_options": {"include_usage": True}, "stream": False}, "stream_options"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [CLOCK], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice"),
         ({"tools": [CLOCK] * 129}, "tools"),
@@ -93,6 +101,20 @@ def test_what_we_cannot_is_refused_by_name(fields: dict[str, Any], param: str) -
     with pytest.raises(InvalidInput) as caught:
         body(**fields)
     assert caught.value.facts["param"] == param
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"logprobs": False, "top_logprobs": 0, "logit_bias": {}, "modalities": ["text"]},
+        dict.fromkeys(("logprobs", "top_logprobs", "logit_bias", "audio", "prediction", "web_search_options")),
+        {"stream": True, "stream_options": {"include_usage": True}},
+        {"stream_options": None},
+        {"seed": 7, "user": "ann", "store": False, "metadata": {"a": "b"}, "service_tier": "auto"},
+    ],
+)
+def test_what_asks_for_nothing_more_is_taken(fields: dict[str, Any]) -> None:
+    assert body(**fields).turns[0].content == ASK["content"]
 
 
 @pytest.mark.parametrize(
