@@ -15,6 +15,8 @@ from rag.core.types import CitedChunk, DocumentCount, Matrix, Reference
 from rag.nlp.sentences import sentences
 
 MOST_MARKS_PER_SENTENCE = 4
+MOST_CHARS = 40_000
+"""Characters of an answer whose sentences are looked at."""
 _MOST_DIGITS = 6
 
 _CODE = re.compile(r"^[ ]{0,3}(`{3,}|~{3,})[^\n]*(?:\n.*?(?:^[ ]{0,3}\1[`~]*[ \t]*$|\Z)|\Z)|`[^`\n]+`", re.M | re.S)
@@ -25,7 +27,7 @@ _DIGITS = re.compile(r"\d+")
 MARK = re.compile(r"\[ID:(\d+)\]")
 # Runs of white space are bounded: looking for an unbounded one at each of its places takes quadratic time.
 _OLD_MARK = re.compile(r"[ \t]{0,4}(?:\[ID:\d+\]|##\d+\$\$)")
-_NOT_PROSE = re.compile(r"\s*(?:\||#{1,6}\s|[-=_*|: ]+$)")
+_NOT_PROSE = re.compile(r"\s*+(?:\||#{1,6}\s|[-=_*|:][-=_*|: ]*+$)")
 _HELD_BACK = re.compile(r"[ \t]{0,4}(?:\[(?:I(?:D(?::\d{0,6})?)?)?)?$")
 
 
@@ -120,22 +122,33 @@ class Sentence:
 def citable_sentences(answer: str) -> list[Sentence]:
     """The sentences of `answer` that could rest on a source, in order: no code, table, heading or rule."""
     found: list[Sentence] = []
-    start = 0
-    for is_code, part in parts(answer):
-        if not is_code:
-            found.extend(_sentences_of(part, start))
-        start += len(part)
-    return found
-
-
-def _sentences_of(part: str, offset: int) -> Iterator[Sentence]:
-    for line in part.splitlines(keepends=True):
+    for offset, line in prose_lines(answer):
         if not _NOT_PROSE.match(line):
             cursor = 0
             for text in sentences(line):
                 cursor = line.find(text, cursor) + len(text)
-                yield Sentence(text=text, end=offset + cursor)
-        offset += len(line)
+                found.append(Sentence(text=text, end=offset + cursor))
+    if found and len(answer) > MOST_CHARS and not answer[found[-1].end : MOST_CHARS].strip():
+        found.pop()  # It may be cut, and a mark has no place in the middle of a sentence.
+    return found
+
+
+def prose_lines(answer: str) -> Iterator[tuple[int, str]]:
+    """The lines of `answer` that are not code, or parts of lines beside code, with their offsets; up to `MOST_CHARS`,
+    where the last one is cut.
+
+    What is code is read from the whole: a cut could open it, and then its text would pass for prose.
+    """
+    offset = 0
+    for is_code, part in parts(answer):
+        if offset >= MOST_CHARS:
+            return
+        start = offset
+        offset += len(part)
+        if not is_code:
+            for line in part[: MOST_CHARS - start].splitlines(keepends=True):
+                yield start, line
+                start += len(line)
 
 
 _ENOUGH = 0.5

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag.core.types import Matrix
-from rag.nlp.citation import MARK, MOST_MARKS_PER_SENTENCE, parts
+from rag.nlp.citation import MARK, MOST_MARKS_PER_SENTENCE, prose_lines
 from rag.nlp.sentences import sentences
 from rag.nlp.support import FEWEST_TERMS, telling
 
@@ -48,17 +48,10 @@ class Claim:
 
 
 def claims_of(answer: str) -> list[Claim]:
-    """The sentences of `answer` and the lines of its tables, in order, with their marks."""
+    """The sentences of `answer` and the lines of its tables, in order, with their marks, as far as `prose_lines` go."""
     found: list[Claim] = []
-    start = line = 0
-    for is_code, part in parts(answer):
-        if not is_code:
-            for text in part.splitlines(keepends=True):
-                _add_line(found, text, start, line)
-                start += len(text)
-                line += 1
-        else:
-            start += len(part)
+    for line, (start, text) in enumerate(prose_lines(answer)):
+        _add_line(found, text, start, line)
     return found
 
 

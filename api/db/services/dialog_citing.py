@@ -17,7 +17,6 @@ from rag.nlp.support import FEWEST_TERMS, Overlap, overlap, support_scores, tell
 
 log = structlog.get_logger()
 
-_MOST_CHARS = 40_000
 _MOST_CLAIMS = 64
 """Sentences that are looked at; marks behind those stay as they are."""
 _MOST_PASSAGES = 32
@@ -62,7 +61,7 @@ async def checked(find: Find | None, chunks: Sequence[CitedChunk], answer: str) 
     Args:
         find: Gives the embedding model. None for quotations, of which words tell enough.
     """
-    claims = await run_in(Lane.TEXT, _marked, answer[:_MOST_CHARS])
+    claims = await run_in(Lane.TEXT, _marked, answer, len(chunks))
     if not claims:
         return answer
     texts = [claim.text for claim in claims]
@@ -88,8 +87,7 @@ async def checked(find: Find | None, chunks: Sequence[CitedChunk], answer: str) 
 
 async def with_marks(find: Find, chunks: Sequence[CitedChunk], answer: str) -> str:
     """`answer` with marks where `chunks` support it."""
-    claims = await run_in(Lane.TEXT, citation.citable_sentences, answer[:_MOST_CHARS])
-    claims = [claim for claim in claims[:_MOST_CLAIMS] if telling(claim.text) >= FEWEST_TERMS]
+    claims = await run_in(Lane.TEXT, _citable, answer)
     if not claims:
         return answer
     texts = [claim.text for claim in claims]
@@ -100,9 +98,16 @@ async def with_marks(find: Find, chunks: Sequence[CitedChunk], answer: str) -> s
     return citation.insert_marks(answer, claims, scores)
 
 
-def _marked(answer: str) -> list[Claim]:
-    """The claims up to the last one with a mark."""
+def _citable(answer: str) -> list[citation.Sentence]:
+    claims = citation.citable_sentences(answer)[:_MOST_CLAIMS]
+    return [claim for claim in claims if telling(claim.text) >= FEWEST_TERMS]
+
+
+def _marked(answer: str, sources: int) -> list[Claim]:
+    """The claims up to the last one with a mark of one of the `sources`."""
     claims = claims_of(answer)[:_MOST_CLAIMS]
+    for claim in claims:
+        claim.marks = [mark for mark in claim.marks if mark.source < sources]
     ends = [last for _, last in spans(claims)]
     return claims[: ends[-1] + 1] if ends else []
 

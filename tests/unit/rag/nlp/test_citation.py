@@ -120,6 +120,11 @@ def test_sentences_of_prose_only() -> None:
     assert all(answer[: each.end].endswith(each.text) for each in found)
 
 
+def test_a_sentence_that_the_limit_cuts_gets_no_mark() -> None:
+    answer = "Sales grew. " + "Debt fell and " * 4000
+    assert [each.text for each in citable_sentences(answer)] == ["Sales grew."]
+
+
 @given(TEXTS)
 def test_sentences_lie_in_the_answer_in_order(text: str) -> None:
     found = citable_sentences(text)
@@ -191,15 +196,16 @@ HOSTILE = [
     "\t [ID" * 8000,
     "```\n" * 5001,
     "~~~\n" + "```\n" * 4000,
+    " " * 39_000 + "x",
 ]
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: repr(text[:6]))
 def test_no_text_takes_long(text: str) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     repair_marks(text, 3)
     without_marks(text)
     cited_indices(text)
     MarkFilter().feed(text)
     citable_sentences(text)
-    assert time.perf_counter() - began < 2
+    assert time.thread_time() - began < 2
