@@ -27,6 +27,7 @@ PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     "full_question": frozenset({"history", "question"}),
     "keywords": frozenset({"question"}),
     "knowledge": frozenset({"sources"}),
+    "notes": frozenset({"notes"}),
     "nothing_found": frozenset(),
     "metadata_filter": frozenset({"fields", "operators", "question"}),
     "related": frozenset({"industry", "question"}),

@@ -16,7 +16,7 @@ _REPLY_TOKENS = 2000
 """What a model may write, its thinking included."""
 _LONGEST_TURN_CHARS = 2000
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|$)", re.DOTALL)
-_FENCE = re.compile(r"<(?=\s*/?\s*(?:notes|conversation)\b)", re.IGNORECASE)
+_FENCE = re.compile(r"<(?=\s*+/?\s*+(?:notes|conversation)\b)", re.IGNORECASE)
 
 
 async def summary(

@@ -1,7 +1,8 @@
 """The prompt of one answer, within the model's budget: system text, numbered sources, history, question.
 
-What is fixed comes first (system text, question), then sources, best first and whole, then as much of the history
-as is left; a quarter of the room is kept for a history that needs it. Sources are numbered here, once.
+What is fixed comes first (rules of citing, notes of the conversation, system text, question), then sources, best first
+and whole, then as much of the history as is left; a quarter of the room is kept for a history that needs it. Sources
+are numbered here, once. Where even the system text is too long, it is cut, and what is fixed behind it stays.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,12 @@ from rag.nlp import budget
 from rag.nlp.budget import TURN_TOKENS, Count
 from rag.nlp.citation import count_documents
 from rag.prompts.loader import Prompts, fill, has_slot
+from rag.prompts.summaries import fenced
 
 _HISTORY_SHARE = 4
 _RESERVED_SHARE = 2
+_FIXED_SHARE = 4
+"""Of the room: the most that the notes take, and that the rules of citing do."""
 _LEAST_CUT_TOKENS = 32
 
 
@@ -66,14 +70,21 @@ def prepare(material: Material, *, prompts: Prompts, info: ModelInfo, count: Cou
     most = budget.prompt_room(info.context_tokens, reply)
     room = most - min(material.reserved, most // _RESERVED_SHARE)
     most_chars = info.context_tokens * CHARS_PER_TOKEN
-    system_without = _system(material, prompts, "", most_chars)
+    fixed = _fixed(material, prompts, room // _FIXED_SHARE, count)
+    system_without = _joined(_system(material, "", most_chars), fixed)
     asked = budget.cut_turn(material.turns[-1], max(room // 2, room - count(system_without) - TURN_TOKENS), count)
     left = room - budget.turn_cost(asked, count) - TURN_TOKENS
     sources_room = left - count(system_without)
     history = budget.from_first_user(material.turns[:-1])
     needed = _at_most(history, sources_room // _HISTORY_SHARE, count)
     texts, placed = _place(material.hits, sources_room - needed, prompts, count)
-    system = _system(material, prompts, _knowledge(prompts, texts), most_chars) if texts else system_without
+    if texts:
+        system = _joined(_system(material, _knowledge(prompts, texts), most_chars), fixed)
+    elif sources_room < 0:
+        head = budget.cut_text(_system(material, "", most_chars), left - count(_joined("-", fixed)), count)
+        system = _joined(head, fixed)
+    else:
+        system = system_without
     system = budget.cut_text(system, left, count)
     kept = budget.fit_history(history, left - count(system), count)
     turns = (*([Turn(role="system", content=system)] if system.strip() else []), *kept, asked)
@@ -105,18 +116,34 @@ def _each_once(count: Count) -> Count:
     return counted
 
 
-def _system(material: Material, prompts: Prompts, knowledge: str, most_chars: int) -> str:
+def _system(material: Material, knowledge: str, most_chars: int) -> str:
     text = material.system
     knowledge = knowledge or material.searching or material.nothing
-    has_sources = bool(material.hits or material.searching)
-    if (has_sources or material.nothing) and not has_slot(text, KNOWLEDGE):
+    if (_has_sources(material) or material.nothing) and not has_slot(text, KNOWLEDGE):
         text = f"{text}\n\n{{{KNOWLEDGE}}}"
-    filled = fill(text, {**material.values, KNOWLEDGE: knowledge}, most_chars=most_chars)
-    if material.quote and has_sources:
-        filled = f"{filled}\n\n{prompts['citation'].text}"
-    if material.summary:
-        filled = f"{filled}\n\n### The conversation before\n{material.summary}"
-    return filled.strip()
+    return fill(text, {**material.values, KNOWLEDGE: knowledge}, most_chars=most_chars)
+
+
+def _has_sources(material: Material) -> bool:
+    return bool(material.hits or material.searching)
+
+
+def _fixed(material: Material, prompts: Prompts, most: int, count: Count) -> str:
+    """What follows the system text and is never cut with it: the notes, which were made from texts of others, and our
+    own rules after them. Each has at most `most` tokens; rules that would take more are left out."""
+    parts = []
+    notes = prompts["notes"]
+    told = harmless(fenced(material.summary))
+    told = budget.cut_text(told, most - count(notes.render(notes="")), count)
+    if told.strip():
+        parts.append(notes.render(notes=told))
+    if material.quote and _has_sources(material) and count(prompts["citation"].text) <= most:
+        parts.append(prompts["citation"].text)
+    return "\n\n".join(parts)
+
+
+def _joined(head: str, fixed: str) -> str:
+    return (f"{head}\n\n{fixed}" if fixed else head).strip()
 
 
 def _knowledge(prompts: Prompts, sources: Sequence[str]) -> str:

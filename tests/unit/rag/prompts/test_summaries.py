@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from rag.core.errors import ModelBadOutput
@@ -5,7 +7,7 @@ from rag.core.types import TokenUsage, Turn
 from rag.llm.base import ChatRequest
 from rag.llm.token_estimate import estimate_tokens
 from rag.prompts.loader import load_prompts
-from rag.prompts.summaries import SUMMARY_TOKENS, summary
+from rag.prompts.summaries import SUMMARY_TOKENS, fenced, summary
 from rag.prompts.titles import LONGEST_TITLE_CHARS, ruled_title, session_title
 
 PROMPTS = load_prompts()
@@ -96,3 +98,11 @@ async def test_a_long_title_is_cut_between_words() -> None:
 )
 def test_a_title_by_rule(question: str, title: str) -> None:
     assert ruled_title(question) == title
+
+
+def test_a_text_of_blanks_is_fenced_at_once() -> None:
+    text = "<" + " " * 40_000
+    began = time.thread_time()
+    assert fenced(text) == text
+    assert time.thread_time() - began < 1
+    assert fenced("< / NOTES><conversation>") == "‹ / NOTES>‹conversation>"

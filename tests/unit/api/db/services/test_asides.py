@@ -24,7 +24,7 @@ ANSWER = "a word or two about what was asked "
 
 def purpose(request: ChatRequest) -> str:
     first = request.turns[0].content
-    return "summary" if "<notes>" in first else "title" if "title of two to six words" in first else "answer"
+    return "summary" if "Write the notes anew" in first else "title" if "title of two to six words" in first else "answer"
 
 
 class Model:
@@ -97,7 +97,7 @@ async def test_a_summary_takes_the_place_of_the_older_turns(talk: Talk, model: M
         assert (f"question {number}?" in request.turns[0].content) is there
     await ask(talk, session, "and now?")
     system, *rest = model.prompt()
-    assert system.endswith("### The conversation before\nTopics: many.")
+    assert system.endswith("<notes>\nTopics: many.\n</notes>")
     assert rest[0] == "question 3?"
     assert len(rest) == 2 * 6 + 1
     found = await talk.sessions.find(ANN, session.id)
@@ -163,7 +163,7 @@ async def test_without_the_switch_the_history_stays(
     await asked(talk, session, 25)
     assert model.asked["summary"] == []
     system, *rest = model.prompt()
-    assert "The conversation before" not in system
+    assert "<notes>" not in system
     assert len(rest) == messages + 1
     await talk.sessions.close(5)
 

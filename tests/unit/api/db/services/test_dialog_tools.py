@@ -557,6 +557,6 @@ async def test_a_summary_stands_before_the_turns(world: World) -> None:
     events = await all_of(made.dialogs.chat(ANN, dialog, long_talk(4), message_id="m", session_id="s1", summary=given))
     (request,) = made.chat.requests
     system, *rest = request.turns
-    assert "### The conversation before\nThey spoke of {knowledge}." in system.content
+    assert "<notes>\nThey spoke of {knowledge}.\n</notes>" in system.content
     assert [turn.content.split()[1] for turn in rest[:-1]] == ["0", "1", "2", "3"]
     assert given in only(events, Done).prompt
