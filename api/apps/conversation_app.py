@@ -40,6 +40,7 @@ from api.apps.turn_wire import Batches, call_options, followed, turn_reply, turn
 from api.db.services.dialog_service import AskOptions, Sampling
 from api.db.services.passing_turns import passing_turn
 from api.db.services.records import ConversationRecord, DialogRecord, GivenMessage, Page
+from api.db.services.turn_replacing import Replacement
 from api.errors import BAD_ARGUMENT, DATA_ERROR, EXCEPTION, OPERATING_ERROR
 from rag.core.errors import Conflict, InvalidInput, NotFound
 from rag.core.ids import new_message_id
@@ -216,9 +217,14 @@ async def _kept(
 ) -> Batches:
     """The answer to the last of `messages`, which take the place of the stored ones."""
     conversations = services().conversations
-    await conversations.replace_messages(principal, session.id, messages[:-1])
     turn = await conversations.begin_turn(
-        principal, session.dialog_id, session.id, messages[-1].content, options=options, message_id=message_id
+        principal,
+        session.dialog_id,
+        session.id,
+        messages[-1].content,
+        options=options,
+        message_id=message_id,
+        replacement=Replacement.of(session, messages[:-1]),
     )
     return followed(conversations.follow(principal, session.dialog_id, session.id, turn.message_id))
 
@@ -258,8 +264,8 @@ async def delete_message(principal: Principal) -> Response:
         session = await services().conversations.delete_pair(
             principal, session.dialog_id, session.id, str(body["message_id"])
         )
-    except NotFound:
-        return json_result(conversation_row(session))
+    except NotFound as error:
+        _only_message(error)
     return json_result(conversation_row(session))
 
 
@@ -282,9 +288,20 @@ async def rate_message(principal: Principal) -> Response:
             up=up,
             feedback="" if up else feedback,
         )
-    except NotFound:
-        return json_result(conversation_row(session))
+    except NotFound as error:
+        _only_message(error)
     return json_result(conversation_row(session))
+
+
+def _only_message(error: NotFound) -> None:
+    """Return if it is the message that is not there.
+
+    Raises:
+        Refused: 102, the conversation or its chat was deleted a moment ago.
+    """
+    if error.kind == "message":
+        return
+    raise Refused(DATA_ERROR, "Dialog not found!" if error.kind == "chat" else "Conversation not found!") from error
 
 
 async def _own(principal: Principal, conversation_id: str) -> ConversationRecord:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from api.apps import repr_texts
-from api.apps.body import number
+from api.apps.body import LARGEST, number
 from api.apps.envelope import Refused, times, uncaught
 from api.apps.sdk.session_wire import message_wire
 from api.apps.wire_reference import EMPTY_REFERENCE, reference_wire
@@ -34,9 +34,7 @@ def made_row(session: ConversationRecord) -> dict[str, Any]:
         "name": session.name,
         "message": [message_wire(each, folded=False) for each in session.messages],
         "user_id": session.user_id,
-        "reference": [
-            (reference_wire(each.reference) if each.reference else {}) or EMPTY_REFERENCE for each in answers
-        ],
+        "reference": [_reference(each) for each in answers],
     }
 
 
@@ -111,7 +109,7 @@ def sampling_of(body: Mapping[str, Any]) -> Sampling:
         Refused: 100, one is no number.
     """
     given = {key: number(body[key]) for key in (*_SAMPLING, "max_tokens") if body.get(key) is not None}
-    most = int(given.get("max_tokens", 0))
+    most = int(min(given.get("max_tokens", 0), LARGEST))
     return Sampling(
         temperature=given.get("temperature"),
         top_p=given.get("top_p"),

@@ -1,6 +1,5 @@
 """Sessions: conversations with a chat assistant. Their turns are the matter of `turn_service`."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -147,16 +146,16 @@ class ConversationService(TurnService):
             return done
 
         done = await self._db.write(write)
+        # A turn that was put down a moment before may not run yet.
+        await self._queue.settled()
         await self._runner.stop_sessions(frozenset(done), "deleted")
         unknown = tuple(each for each in wanted if each not in frozenset(done))
         return BatchResult(done=tuple(done), unknown=unknown, duplicates=duplicates)
 
     async def stop_chats(self, chat_ids: Sequence[str]) -> None:
         """End the answers in all sessions of these chats, which have been deleted; returns when they are saved."""
-        beginning = set(self._beginning)
-        if beginning:
-            # Those that were put down before the chats were deleted run when this ends; the others begin no more.
-            await asyncio.wait(beginning)
+        # Those that were put down before the chats were deleted run when this ends; the others begin no more.
+        await self._queue.settled()
 
         def read() -> frozenset[str]:
             found: set[str] = set()

@@ -7,6 +7,7 @@ from typing import Protocol
 from api.db.services.dialog_brief import AskOptions
 from api.db.services.message_rows import NewTurn
 from api.db.services.records import DialogRecord
+from api.db.services.turn_replacing import Replacement
 from rag.core.events import DialogEvent
 from rag.core.types import Principal, Turn
 
@@ -39,7 +40,8 @@ class TurnHandle:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ask:
     """A turn to begin. `instead_of` is the message whose turn it takes the place of, with all later ones; `question`
-    and `options` are then its own, where they are None. `history` goes over the stored one."""
+    and `options` are then its own, where they are None. `history` goes over the stored one. `replacement` is what the
+    session is to hold before the turn. `is_new`: the id was made here."""
 
     principal: Principal
     dialog_id: str
@@ -49,6 +51,8 @@ class Ask:
     options: AskOptions | None = None
     history: tuple[Turn, ...] | None = None
     instead_of: str = ""
+    replacement: Replacement | None = None
+    is_new: bool = True
 
     @property
     def stream(self) -> str:
@@ -58,13 +62,15 @@ class Ask:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Begun:
-    """A turn that was put down, and what it is to be answered with."""
+    """A turn that was put down, and what it is to be answered with. `cut` is the first turn of those before it that
+    were removed or changed, None where none was."""
 
     dialog: DialogRecord
     added: NewTurn
     question: str
     options: AskOptions
     wants_title: bool
+    cut: int | None
 
     @property
     def model(self) -> str:

@@ -5,8 +5,11 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from api.db.services.dialog_brief import AskOptions
+from api.db.tables import Message
 from rag.llm.base import Sampling
 
+MOST_TOKENS = 2**31 - 1
+"""More than any model writes."""
 _FLAGS = ("quote", "own_sampling")
 _NAMES = ("document_ids", "dataset_ids")
 
@@ -27,8 +30,17 @@ def options_to_json(options: AskOptions) -> dict[str, Any] | None:
     if options.variables:
         values["variables"] = {_text(key): _text(value) for key, value in options.variables.items()}
     if options.sampling is not None:
-        values["sampling"] = {key: value for key, value in asdict(options.sampling).items() if value not in (None, ())}
+        values["sampling"] = _kept_sampling(options.sampling)
     return values or None
+
+
+def check_options(options: AskOptions) -> None:
+    """Return if the options can be kept.
+
+    Raises:
+        InvalidInput: a value cannot.
+    """
+    Message.asked_with.db_value(options_to_json(options))
 
 
 def options_of_json(stored: Any) -> AskOptions:
@@ -41,6 +53,15 @@ def options_of_json(stored: Any) -> AskOptions:
     if isinstance(values.get("sampling"), Mapping):
         known["sampling"] = _sampling(values["sampling"])
     return AskOptions(model=str(values.get("model") or ""), **known)
+
+
+def _kept_sampling(sampling: Sampling) -> dict[str, Any]:
+    values = {key: value for key, value in asdict(sampling).items() if value not in (None, ())}
+    if sampling.max_tokens is not None:
+        values["max_tokens"] = min(sampling.max_tokens, MOST_TOKENS)  # A row holds no whole number of any size.
+    if sampling.stop:
+        values["stop"] = [_text(one) for one in sampling.stop]
+    return values
 
 
 def _sampling(stored: Mapping[str, Any]) -> Sampling:

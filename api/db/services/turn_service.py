@@ -4,21 +4,23 @@ A turn is saved before anything else happens, runs without the one who asked, an
 `stopped` or `interrupted`.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from api.db.database import Database
 from api.db.services.answer_lease import AnswerLease
 from api.db.services.asides import Answered, Asides
+from api.db.services.closing import close_within
 from api.db.services.dialog_brief import AskOptions
-from api.db.services.message_rows import add_turn, session_records, turns_until
+from api.db.services.message_rows import add_turn, has_message, session_records, turns_until
 from api.db.services.owned_chats import chat_record, check_answer, own_session, own_session_anywhere
 from api.db.services.records import ConversationRecord, GivenMessage
+from api.db.services.session_queue import SessionQueue
 from api.db.services.turn_ask import Ask, Begun, Dialogs, TurnHandle
-from api.db.services.turn_edits import first_change, question_of, remove_from, remove_turn, replace_messages, turn_of
-from api.db.services.turn_options import options_of_json, options_to_json
+from api.db.services.turn_edits import question_of, remove_from, remove_turn, turn_of
+from api.db.services.turn_options import check_options, options_of_json, options_to_json
 from api.db.services.turn_reader import TurnReader
+from api.db.services.turn_replacing import Replacement, check_replaceable, replace_messages
 from api.db.services.turn_runner import Past, RunningTurn, TurnRunner
 from api.db.tables import Conversation, Message
 from rag.core.clock import Clock
@@ -51,7 +53,7 @@ class TurnService(TurnReader):
         self._dialogs = dialog_service
         self._asides = asides
         self._runner = TurnRunner(db, clock, event_log, save_s=settings.save_s)
-        self._beginning: dict[asyncio.Task[TurnHandle], str] = {}
+        self._queue = SessionQueue()
 
     async def begin_turn(
         self,
@@ -63,6 +65,7 @@ class TurnService(TurnReader):
         options: AskOptions | None = None,
         message_id: str = "",
         history: tuple[Turn, ...] | None = None,
+        replacement: Replacement | None = None,
     ) -> TurnHandle:
         """Save the question and an empty answer, and start answering.
 
@@ -72,9 +75,12 @@ class TurnService(TurnReader):
         Args:
             message_id: The client's own id of the pair, 1 to 36 characters; empty: one is made.
             history: What was said before, where it is not the stored turns.
+            replacement: What the session is to hold before the question. It is put down with the question or not at
+                all; running answers from the first change on are stopped.
         Raises:
-            Conflict: the server is stopping, or the session has a message of that id.
-            InvalidInput: field `message_id`: it is too long.
+            Conflict: the server is stopping, the session has a message of that id, or `replacement` would remove a
+                turn that the client does not know.
+            InvalidInput: field `message_id`: one is too long; or a value of `options` cannot be kept.
         """
         return await self._begun(
             Ask(
@@ -85,6 +91,8 @@ class TurnService(TurnReader):
                 options=options or AskOptions(),
                 message_id=_message_id(message_id),
                 history=history,
+                replacement=replacement and _storable_replacement(replacement),
+                is_new=not message_id,
             )
         )
 
@@ -141,15 +149,20 @@ class TurnService(TurnReader):
     async def delete_pair(
         self, principal: Principal, dialog_id: str, session_id: str, message_id: str
     ) -> ConversationRecord:
-        """Delete a question with its answer, which is stopped if it runs; the session without them."""
+        """Delete a question with its answer, which is stopped if it runs; the session without them. A question that has
+        no answer, and an opener that has an id, are deleted alike."""
 
         def write(session: Conversation) -> None:
             remove_turn(session.id, turn_of(session.id, message_id))
 
-        await self.stop_turn(principal, dialog_id, session_id, message_id)
-        found = await self._changed(principal, dialog_id, session_id, write)
-        await self._log.drop(f"{session_id}/{message_id}")
-        return found
+        async def delete() -> ConversationRecord:
+            found = await self._changed(principal, dialog_id, session_id, write)
+            stream = f"{session_id}/{message_id}"
+            await self._runner.stop(stream, "deleted")
+            await self._log.drop(stream)
+            return found
+
+        return await self._queue.run(principal, session_id, delete)
 
     async def rate(
         self, principal: Principal, dialog_id: str, session_id: str, message_id: str, *, up: bool, feedback: str = ""
@@ -166,24 +179,30 @@ class TurnService(TurnReader):
     async def replace_messages(
         self, principal: Principal, session_id: str, messages: Sequence[GivenMessage]
     ) -> ConversationRecord:
-        """Make `messages` those of the session; what is there by id and role keeps its sources, its rating and so on.
+        """Make the messages those of the session; what is there by id and role keeps its sources, its rating and so on.
 
         Running answers from the first change on are stopped.
 
         Raises:
+            Conflict: an answer that runs would be removed, and `messages` do not have its question.
             InvalidInput: field `message_id`: one is longer than 36 characters.
         """
-        given = [
-            replace(each, content=_storable(each.content), message_id=each.message_id and _message_id(each.message_id))
-            for each in messages
-        ]
-        chat, turn = await self._db.run(
-            lambda: (own_session_anywhere(principal, session_id)[0].id, first_change(session_id, given))
-        )
-        if turn is not None:
-            await self._runner.stop_sessions(frozenset((session_id,)), "deleted", first_turn=turn)
+        storable = _storable_replacement(Replacement(messages=tuple(messages)))
         now = self._clock.now().timestamp()
-        return await self._changed(principal, chat, session_id, lambda row: replace_messages(row, given, now))
+
+        def write() -> tuple[ConversationRecord, int | None]:
+            _, session = own_session_anywhere(principal, session_id)
+            cut = replace_messages(session.id, storable, now)
+            session.update_time = int(now * 1000)
+            session.save(only=[Conversation.update_time])
+            return session_records([session])[0], cut
+
+        async def replace_all() -> ConversationRecord:
+            found, cut = await self._db.write(write)
+            await self._stop_from(session_id, cut)
+            return found
+
+        return await self._queue.run(principal, session_id, replace_all)
 
     async def _changed(
         self, principal: Principal, dialog_id: str, session_id: str, change: Callable[[Conversation], None]
@@ -201,26 +220,22 @@ class TurnService(TurnReader):
         return await self._db.write(write)
 
     async def _begun(self, ask: Ask) -> TurnHandle:
+        self._check_open()
+        _check_storable(ask)
+        return await self._queue.run(ask.principal, ask.session_id, lambda: self._begin(ask))
+
+    def _check_open(self) -> None:
         if self._runner.closing:
             raise Conflict("The server is stopping. Ask again in a moment.")
-        if ask.stream in self._beginning.values() or self._runner.is_running(ask.stream):
-            # Two that write into one stream of events would end each other's.
-            raise Conflict(f"The message {ask.message_id!r} is being answered. Choose another id.", id=ask.message_id)
-        task = asyncio.create_task(self._begin(ask), name="begin-turn")
-        self._beginning[task] = ask.stream
-        task.add_done_callback(self._forget_beginning)
-        return await asyncio.shield(task)
-
-    def _forget_beginning(self, task: "asyncio.Task[TurnHandle]") -> None:
-        self._beginning.pop(task, None)
-        if not task.cancelled():
-            task.exception()  # Whoever began it may have left: the error has been looked at.
 
     async def _begin(self, ask: Ask) -> TurnHandle:
+        self._check_open()
         now = self._clock.now().timestamp()
-        if ask.instead_of:
-            await self._stop_from(ask)
-        else:
+        if not ask.is_new:
+            await self._db.run(lambda: _check_new(ask))
+            if self._runner.is_running(ask.stream):
+                # Its row was deleted elsewhere. Two that write into one stream of events would end each other's.
+                raise _taken(ask)
             await self._log.drop(ask.stream)  # An answer of this id may have been deleted a moment ago.
         # The log is begun first, so that whoever can read the row can subscribe.
         await self._log.append(ask.stream, Started(message_id=ask.message_id, session_id=ask.session_id))
@@ -229,6 +244,7 @@ class TurnService(TurnReader):
         except BaseException:
             await self._log.drop(ask.stream)
             raise
+        await self._stop_from(ask.session_id, begun.cut)
         self._runner.start(
             RunningTurn(
                 stream=ask.stream,
@@ -278,25 +294,23 @@ class TurnService(TurnReader):
         )
         return lambda end: asides.answered(answered, done=isinstance(end, Done))
 
-    async def _stop_from(self, ask: Ask) -> None:
-        """End what runs from the turn on that is asked anew."""
-
-        def first_turn() -> int:
-            _, session = own_session(ask.principal, ask.dialog_id, ask.session_id)
-            return turn_of(session.id, ask.instead_of)
-
-        turn = await self._db.run(first_turn)
-        await self._runner.stop_sessions(frozenset((ask.session_id,)), "deleted", first_turn=turn)
+    async def _stop_from(self, session_id: str, turn: int | None) -> None:
+        """End what runs from `turn` on, whose rows are no longer there to be answered."""
+        if turn is not None:
+            await self._runner.stop_sessions(frozenset((session_id,)), "deleted", first_turn=turn)
 
     def _written(self, ask: Ask, now: float) -> Begun:
         """Put the turn down. In a transaction."""
         chat, session = own_session(ask.principal, ask.dialog_id, ask.session_id)
-        question, options = ask.question, ask.options
+        question, options, cut = ask.question, ask.options, None
+        if ask.replacement is not None:
+            cut = replace_messages(session.id, ask.replacement, now)
         if ask.instead_of:
             asked = question_of(session.id, ask.instead_of)
             question = asked.content if question is None else question
             options = options_of_json(asked.asked_with) if options is None else options
-            remove_from(session.id, asked.turn)
+            cut = int(asked.turn)
+            remove_from(session.id, cut)
         options = options or AskOptions()
         storable = _storable(question or "")
         added = add_turn(
@@ -314,6 +328,7 @@ class TurnService(TurnReader):
             question=storable,
             options=replace(options, model=options.model or session.llm_id),
             wants_title=session.auto_title,
+            cut=cut,
         )
 
     async def stop_turn(self, principal: Principal, dialog_id: str, session_id: str, message_id: str) -> None:
@@ -326,14 +341,50 @@ class TurnService(TurnReader):
         return await self._lease.begin()
 
     async def close(self, timeout_s: float) -> None:
-        """End all running answers as `interrupted` and save them, within `timeout_s`."""
-        beginning = set(self._beginning)
-        if beginning:
-            await asyncio.wait(beginning, timeout=timeout_s)
-        await self._runner.close(timeout_s)
-        if self._asides is not None:
-            await self._asides.close()
-        await self._lease.close()
+        """End all running answers as `interrupted` and save them, within `timeout_s` in all."""
+        self._runner.end_all()
+        parts = (self._queue.settled, lambda: self._runner.close(timeout_s))
+        asides = (self._asides.close,) if self._asides is not None else ()
+        await close_within(timeout_s, *parts, *asides, self._lease.close)
+
+
+def _check_new(ask: Ask) -> None:
+    """Return if the turn may be put down: who does not own the session learns nothing of its messages.
+
+    Raises:
+        NotFound: kind `chat` or `session`.
+        Conflict: a message of the session has the turn's id, or would be removed unknown.
+    """
+    _, session = own_session(ask.principal, ask.dialog_id, ask.session_id)
+    if ask.replacement is not None:
+        check_replaceable(session.id, ask.replacement)
+    elif has_message(session.id, ask.message_id):
+        raise _taken(ask)
+
+
+def _check_storable(ask: Ask) -> None:
+    """Refuse before anything is written what could not be.
+
+    Raises:
+        Conflict: the turn's id is that of a message that is to stand before it.
+        InvalidInput: a value of the options cannot be kept.
+    """
+    if ask.replacement is not None and any(each.message_id == ask.message_id for each in ask.replacement.messages):
+        raise _taken(ask)
+    if ask.options is not None:
+        check_options(ask.options)
+
+
+def _taken(ask: Ask) -> Conflict:
+    return Conflict(f"There is a message {ask.message_id!r} in this session. Choose another id.", id=ask.message_id)
+
+
+def _storable_replacement(given: Replacement) -> Replacement:
+    messages = tuple(
+        replace(each, content=_storable(each.content), message_id=each.message_id and _message_id(each.message_id))
+        for each in given.messages
+    )
+    return replace(given, messages=messages)
 
 
 def _storable(text: str) -> str:

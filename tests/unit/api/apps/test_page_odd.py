@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from rag.core.errors import NotFound
 from rag.core.ids import new_id
 from tests.unit.api.apps.web import Person, Web
 
@@ -103,3 +104,45 @@ async def test_a_conversation_that_was_named_stays_so(page: Page) -> None:
     await page.site.call("POST", "/v1/conversation/set", page.ann, json=named)
     await page.complete([user("Where is the Aldermoor bridge?")])
     assert (await page.stored())["name"] == "Mine"
+
+
+async def test_a_refused_call_leaves_the_conversation(page: Page) -> None:
+    assert (await page.complete([user("One?")]))["code"] == 0
+    before = (await page.stored())["message"]
+    twice = [user("Other?", "q0"), {"role": "assistant", "content": "Yes.", "id": "q2"}, user("Two?", "q2")]
+    assert (await page.complete(twice))["code"] == 102
+    assert (await page.complete([user("Two?", "q2")], top_p="much"))["code"] == 100
+    assert (await page.stored())["message"] == before
+
+
+@pytest.mark.parametrize("most", [1e30, 1e300, 2**70, -5])
+async def test_any_number_of_tokens_is_taken(page: Page, most: float) -> None:
+    assert (await page.complete([user("One?")]))["code"] == 0
+    said = (await page.stored())["message"]
+    reply = await page.complete([*said, user("Two?", "q2")], max_tokens=most)
+    assert reply["code"] == 0, reply
+    stored = (await page.stored())["message"]
+    assert stored[: len(said)] == said
+    assert [each["content"] for each in stored if each["role"] == "user"] == ["One?", "Two?"]
+
+
+async def test_a_question_without_an_answer_is_deleted(page: Page) -> None:
+    assert (await page.complete([user("One?", "q1"), user("Two?", "q2")]))["code"] == 0
+    path = "/v1/conversation/delete_msg"
+    left = await page.site.call("POST", path, page.ann, json={"conversation_id": page.id, "message_id": "q1"})
+    assert [each["content"] for each in left["data"]["message"] if each["role"] == "user"] == ["Two?"]
+
+
+@pytest.mark.parametrize("route", ["delete_msg", "thumbup"])
+@pytest.mark.parametrize(("kind", "code"), [("message", 0), ("session", 102), ("chat", 102)])
+async def test_only_a_message_that_is_not_there_changes_nothing(
+    page: Page, monkeypatch: pytest.MonkeyPatch, route: str, kind: str, code: int
+) -> None:
+    async def gone(*_: Any, **__: Any) -> Any:
+        raise NotFound(kind, "x")
+
+    for name in ("delete_pair", "rate"):
+        monkeypatch.setattr(page.site.services.conversations, name, gone)
+    body = {"conversation_id": page.id, "message_id": "q1", "thumbup": True}
+    reply = await page.site.call("POST", f"/v1/conversation/{route}", page.ann, json=body)
+    assert reply["code"] == code, reply

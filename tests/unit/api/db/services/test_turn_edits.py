@@ -270,11 +270,11 @@ async def test_messages_are_replaced_and_keep_their_sources(talk: Talk) -> None:
     after = await talk.sessions.replace_messages(ANN, session.id, wanted)
     assert [(each.turn, each.role, each.content) for each in after.messages] == [
         (0, "assistant", "Hello!"),
-        (1, "user", "b"),
-        (1, "assistant", "My own words"),
+        (2, "user", "b"),
+        (2, "assistant", "My own words"),
     ]
     old, new = before.messages[-1], after.messages[-1]
-    assert new == replace(old, turn=1, content="My own words")
+    assert new == replace(old, content="My own words")
     assert new.reference is not None
     assert new.thumbup is True
     assert not any(each.message_id == first for each in after.messages)
