@@ -55,7 +55,7 @@ async def _voice(principal: Principal) -> LLMBundle:
     except NotFound as error:
         raise Refused(DATA_ERROR, "Tenant not found!") from error
     try:
-        return services().models.bundle_speak(tenant_id=principal.tenant_id)
+        return services().models.bundle_speak(tenant_id=principal.tenant_id, key_id=principal.key_id)
     except NotFound as error:
         if error.id:
             raise uncaught(repr_texts.failed_lookup(f"Model({error.id}) not authorized")) from error

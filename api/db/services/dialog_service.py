@@ -171,7 +171,13 @@ class DialogService:
         if not asking.brief.speech:
             return events
         try:
-            speaker = self._models.bundle_speak(tenant_id=asking.principal.tenant_id)
+            speaker = self._models.bundle_speak(
+                tenant_id=asking.principal.tenant_id,
+                dialog_id=asking.brief.dialog_id,
+                conversation_id=asking.session_id or None,
+                message_id=asking.message_id or None,
+                key_id=asking.principal.key_id,
+            )
         except NotFound as error:
             log.info("speech_not_there", message=asking.message_id, error=error.message)
             return events

@@ -277,11 +277,29 @@ class ModelCatalogue:
         transcriber = self._in_role("speech2text", self._registry.transcriber, full, tenant_id)
         return self._bundle(CallContext(tenant_id=tenant_id, purpose=purpose), transcriber=transcriber)
 
-    def bundle_speak(self, name: str = "", *, tenant_id: str = "", purpose: str = "speak") -> LLMBundle:
+    def bundle_speak(
+        self,
+        name: str = "",
+        *,
+        tenant_id: str = "",
+        purpose: str = "speak",
+        dialog_id: str | None = None,
+        conversation_id: str | None = None,
+        message_id: str | None = None,
+        key_id: str = "",
+    ) -> LLMBundle:
         """A bundle of the model `name` that speaks; empty means the tenant's default."""
+        context = CallContext(
+            tenant_id=tenant_id,
+            purpose=purpose,
+            dialog_id=dialog_id,
+            conversation_id=conversation_id,
+            message_id=message_id,
+            key_id=key_id,
+        )
         full = name or self._needed("tts", "tts_id", tenant_id)
         speaker = self._in_role("tts", self._registry.speaker, full, tenant_id)
-        return self._bundle(CallContext(tenant_id=tenant_id, purpose=purpose), speaker=speaker)
+        return self._bundle(context, speaker=speaker)
 
     def books(self, context: CallContext) -> Books:
         """Where calls are noted, and who may forbid them, for those that no bundle makes."""

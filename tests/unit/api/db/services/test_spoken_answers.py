@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from api.db.services.model_catalogue import ModelCatalogue
-from api.db.services.records import ConversationRecord
+from api.db.services.records import ConversationRecord, ModelCall
 from api.db.services.turn_ask import TurnHandle
 from rag.core.clock import SystemClock
 from rag.core.events import DialogEvent, Done, Spoken
@@ -41,10 +41,25 @@ async def voice() -> Voice:
     return Voice()
 
 
+class Calls:
+    """What was called; the rows of usage."""
+
+    def __init__(self) -> None:
+        self.made: list[ModelCall] = []
+
+    async def record(self, call: ModelCall) -> None:
+        self.made.append(call)
+
+
 @pytest.fixture
-async def talk(world: World, voice: Voice) -> AsyncIterator[Talk]:
+async def calls() -> Calls:
+    return Calls()
+
+
+@pytest.fixture
+async def talk(world: World, voice: Voice, calls: Calls) -> AsyncIterator[Talk]:
     talk = Talk(world, chatter(f"{CASH} [ID:0]"))
-    talk.models = SpeakingModels(Settings(), FixedModels([talk.chat], others=[voice]))
+    talk.models = SpeakingModels(Settings(), FixedModels([talk.chat], others=[voice]), usage=calls)
     talk.dialogs._models = talk.models
     yield talk
     await talk.sessions.close(5)
@@ -76,6 +91,23 @@ async def test_the_end_is_told_after_the_speech(talk: Talk, voice: Voice) -> Non
     await reading
     assert isinstance(events[-1], Done)
     assert CASH.encode() in b"".join(each.audio for each in events if isinstance(each, Spoken))
+
+
+async def test_what_was_spoken_is_noted_for_the_message(talk: Talk, voice: Voice, calls: Calls) -> None:
+    voice.may.set()
+    session, turn = await said(talk)
+    assert isinstance([each.event async for each in talk.log.subscribe(turn.stream)][-1], Done)
+    await talk.models.settle()
+    spoken = [each for each in calls.made if each.purpose == "speak"]
+    answered = next(each for each in calls.made if each.purpose == "answer")
+    assert spoken
+    for call in spoken:
+        assert (call.dialog_id, call.conversation_id, call.message_id) == (
+            session.dialog_id,
+            session.id,
+            turn.message_id,
+        )
+        assert (call.tenant_id, call.key_id) == (answered.tenant_id, answered.key_id)
 
 
 @pytest.mark.parametrize("how", ["stop", "close"])
