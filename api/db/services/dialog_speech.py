@@ -116,6 +116,13 @@ async def with_speech(
         await asyncio.wait(tasks)
 
 
+def _told(speaking: "asyncio.Task[None]") -> None:
+    """Log what no speaker may raise."""
+    error = None if speaking.cancelled() else speaking.exception()
+    if error is not None:
+        log.error("speech_broke", exc_info=error)
+
+
 class _Aloud:
     """One answer's text on its way out and its speech on its way in."""
 
@@ -127,6 +134,8 @@ class _Aloud:
         self._room = asyncio.Event()
         self._room.set()
         self.speaking = asyncio.create_task(self._say(), name="speak")
+        # However it ends, and whoever waits for it: a defect must not end it unseen.
+        self.speaking.add_done_callback(_told)
 
     async def take(self) -> DialogEvent | None:
         """The next event; None after the last one."""

@@ -24,7 +24,9 @@ ANSWER = "a word or two about what was asked "
 
 def purpose(request: ChatRequest) -> str:
     first = request.turns[0].content
-    return "summary" if "Write the notes anew" in first else "title" if "title of two to six words" in first else "answer"
+    return (
+        "summary" if "Write the notes anew" in first else "title" if "title of two to six words" in first else "answer"
+    )
 
 
 class Model:

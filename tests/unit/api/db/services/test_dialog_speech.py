@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 import pytest
+from structlog.testing import capture_logs
 
 from api.db.services.dialog_speech import MOST_CHARS, Clauses, Speak, with_speech
 from rag.core.errors import ModelTimeout
@@ -159,3 +160,31 @@ async def test_what_breaks_in_the_answer_breaks_here_too() -> None:
     source = with_speech(broken(), voice([]))
     with pytest.raises(LookupError, match="a defect"):
         [event async for event in source]
+
+
+async def test_a_defect_of_the_speaker_is_logged_and_leaves_the_answer_as_it_is() -> None:
+    async def speak(text: str) -> AsyncIterator[bytes]:
+        yield b"x"
+        raise LookupError(f"a defect at {text}")
+
+    with capture_logs() as logged:
+        source = with_speech(answer(Token(text="One. "), Token(text="Two."), DONE), speak)
+        assert [type(event) for event in [each async for each in source]] == [Token, Token, Done]
+    (entry,) = [each for each in logged if each["event"] == "speech_broke"]
+    assert (entry["log_level"], str(entry["exc_info"])) == ("error", "a defect at One.")
+
+
+async def test_a_defect_of_the_speaker_is_logged_when_the_reader_leaves() -> None:
+    broke = asyncio.Event()
+
+    async def speak(text: str) -> AsyncIterator[bytes]:
+        broke.set()
+        raise LookupError("a defect")
+        yield b""
+
+    with capture_logs() as logged:
+        source = with_speech(answer(*[Token(text="On. ")] * 5000), speak)
+        await anext(source)
+        await broke.wait()
+        await source.aclose()
+    assert [each["event"] for each in logged] == ["speech_broke"]
