@@ -85,6 +85,26 @@ async def raw() -> Any:
         raise uncaught(repr_texts.BAD_REQUEST) from error
 
 
+async def own() -> Any:
+    """The body of our own routes: `{}` for an empty one, else its JSON value.
+
+    Raises:
+        Refused: 101 with status 400, the content is not JSON, or does not say so.
+    """
+    if not await request.get_data():
+        return {}
+    if not request.is_json:
+        said = f"got {request.content_type!r}" if request.content_type else "none was given"
+        raise Refused(
+            BAD_ARGUMENT, f"The body must be JSON, with the content type application/json; {said}.", status=400
+        )
+    try:
+        return await _value()
+    except orjson.JSONDecodeError as error:
+        text = f"The body is not JSON: {error}. NaN, Infinity and half a surrogate pair are none."
+        raise Refused(BAD_ARGUMENT, text, status=400) from error
+
+
 async def validated() -> dict[str, Any]:
     """Class V: an object; falsy values count as `{}`.
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from quart import Blueprint, Response, request
 
 from api.apps.auth import api_key_required
-from api.apps.body import tolerant
+from api.apps.body import own
 from api.apps.context import services
 from api.apps.envelope import Refused, sdk_result
 from api.apps.openapi import describe
@@ -119,9 +119,9 @@ async def _body(model: type[M]) -> M:
     """The body as `model`; none counts as an empty object.
 
     Raises:
-        Refused: 101, one line per error.
+        Refused: 101, it is not JSON; or one line per error.
     """
-    value = await tolerant() if await request.get_data() else {}
+    value = await own()
     try:
         return model.model_validate(value)
     except ValidationError as error:

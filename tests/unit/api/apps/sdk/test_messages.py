@@ -150,3 +150,37 @@ async def test_an_id_is_used_once(room: Room) -> None:
     status, reply = await room.call("POST", json={"question": "two", "message_id": message})
     assert (status, reply["code"]) == (409, 409)
     assert "Choose another id" in reply["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"question": "x"', "unexpected end"),
+        (b"   ", "not JSON"),
+        (b'{"temperature": NaN}', "NaN"),
+        (b'{"question": "\\ud800"}', "surrogate"),
+        (b'{"question": "\xff"}', "not JSON"),
+        (b"[" * 200 + b"]" * 200, "nested too deep"),
+        (b"[]", "valid dictionary"),
+        (b"null", "valid dictionary"),
+    ],
+)
+async def test_a_body_that_is_not_json_changes_nothing(room: Room, body: bytes, said: str) -> None:
+    first, _ = await room.said("one"), await room.said("two")
+    before = await room.listed()
+    typed = {"Content-Type": "application/json"}
+    for path in ("", f"/{first}/regenerate", f"/{first}/edit", f"/{first}/rate"):
+        status, reply = await room.call("POST", path, data=body, headers=typed)
+        assert (status, reply["code"]) == (400, 101), reply
+        assert said in reply["message"], reply
+    assert await room.listed() == before
+
+
+async def test_a_body_of_another_type_is_refused(room: Room) -> None:
+    first = await room.said("one")
+    status, reply = await room.call(
+        "POST", f"/{first}/regenerate", data=b"quote=1", headers={"Content-Type": "text/plain"}
+    )
+    assert (status, reply["code"]) == (400, 101)
+    assert "application/json" in reply["message"]
+    assert [content for role, content in await room.listed() if role == "user"] == ["one"]

@@ -101,9 +101,7 @@ async def test_a_refused_send_stops_nothing(slow: Talk, monkeypatch: pytest.Monk
     changed = [GivenMessage(role="user", content="z", message_id="q1")]
     for message_id in ("q1", "q2"):
         with pytest.raises((Conflict, StoreUnavailable)):
-            await send(
-                slow, session, "b", message_id, messages=[GivenMessage(role="user", content="z", message_id="q1")]
-            )
+            await send(slow, session, "b", message_id, messages=changed)
     end = (await events(slow, session, "q1"))[-1]
     assert isinstance(end, Done)
     assert end.answer == SLOW
