@@ -1,6 +1,6 @@
 """A model's reply as the dialog's events, with the tools it uses on the way."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -67,6 +67,28 @@ class _Held:
         return shown
 
 
+class _Thoughts:
+    """What the model thinks, on its way out; without marks where the answer has none."""
+
+    def __init__(self, *, plain: bool) -> None:
+        self._marks = MarkFilter() if plain else None
+
+    def of(self, event: Delta | ToolStarted) -> Iterator[Reasoning]:
+        """What can be shown now: all that there was, once something else than thoughts comes."""
+        text = event.reasoning if isinstance(event, Delta) else ""
+        if self._marks is not None:
+            text = self._marks.feed(text) if text else ""
+            text += self._marks.rest() if isinstance(event, ToolStarted) or event.text else ""
+        if text:
+            yield Reasoning(text=text)
+
+    def rest(self) -> Iterator[Reasoning]:
+        """What was held back, at the end."""
+        text = self._marks.rest() if self._marks is not None else ""
+        if text:
+            yield Reasoning(text=text)
+
+
 async def reply_events(
     bundle: LLMBundle, request: ChatRequest, said: Said, *, kit: Kit | None, marks: MarkFilter | None, empty: str
 ) -> AsyncGenerator[DialogEvent, None]:
@@ -74,12 +96,13 @@ async def reply_events(
 
     Args:
         kit: The tools, if there are any.
-        marks: Takes citation marks out, where the chat shows none.
+        marks: Takes citation marks out of the text, where the chat shows none; thoughts have none then either.
         empty: What the chat answers when nothing is found.
     Raises:
         ModelError: the model failed.
     """
     held = _Held(kit, empty)
+    thoughts = _Thoughts(plain=marks is not None)
     source = stream_fitting(bundle, request) if kit is None else run_rounds(bundle, request, kit.tools, kit.limits)
     async with aclosing(source) as events:
         async for event in events:
@@ -88,8 +111,8 @@ async def reply_events(
                 said.finish = event.finish or said.finish
                 said.model = event.model or said.model
                 said.calls += event.tool_calls
-                if event.reasoning:
-                    yield Reasoning(text=event.reasoning)
+                for thought in thoughts.of(event):
+                    yield thought
                 text = marks.feed(event.text) if marks else event.text
                 if text and (text := held.pass_on(text)):
                     said.parts.append(text)
@@ -99,20 +122,27 @@ async def reply_events(
             elif isinstance(event, TurnsDropped):
                 said.dropped += event.count
             elif isinstance(event, ToolStarted):
-                if kit is not None and kit.researches:
-                    yield Reasoning(text=progress_of(event.name, event.arguments))
-                yield event
+                for begun in (*thoughts.of(event), *_progress(kit, event), event):
+                    yield begun
             else:
                 assert kit is not None
                 held.note(event)
                 yield _finished(event)
                 if event.result.chunks or held.holds:
                     yield RetrievalFinished(reference=kit.sources.reference())
+    for thought in thoughts.rest():
+        yield thought
     rest = held.pass_on(marks.rest()) if marks else ""
     rest += held.rest(said)
     if rest:
         said.parts.append(rest.lstrip() if held.holds else rest)
         yield Token(text=rest)
+
+
+def _progress(kit: Kit | None, event: ToolStarted) -> Iterator[Reasoning]:
+    """How far a research has come."""
+    if kit is not None and kit.researches:
+        yield Reasoning(text=progress_of(event.name, event.arguments))
 
 
 def _finished(event: ToolEnded) -> ToolFinished:
