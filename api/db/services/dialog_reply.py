@@ -122,8 +122,9 @@ async def reply_events(
             elif isinstance(event, TurnsDropped):
                 said.dropped += event.count
             elif isinstance(event, ToolStarted):
-                for begun in (*thoughts.of(event), *_progress(kit, event), event):
-                    yield begun
+                begun: list[DialogEvent] = [*thoughts.of(event), *_progress(kit, event), event]
+                for each in begun:
+                    yield each
             else:
                 assert kit is not None
                 held.note(event)
