@@ -7,6 +7,7 @@ Tables and headings are checked as whole lines. Code is never touched. All funct
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ KEPT = 0.25
 the best passage stay and 1 % of those on others."""
 ENOUGH = 0.5
 """Least support of a mark that is put in or moved."""
+Originals = Mapping[int, str]
+"""What stood where a mark was made of a looser form, by the mark's end."""
+_NONE: Originals = MappingProxyType({})
 _MARKS_RUN = re.compile(r"(?:[ \t]{0,4}\[ID:\d{1,6}\])+")
 _MARKS_ALONE = re.compile(r"\s*(?:\[ID:\d{1,6}\]\s*)+")
 _BULLET = re.compile(r"^\s*(?:[-*+•]|#{1,6}|>|\(?\d{1,3}[.)])\s+")
@@ -123,22 +127,52 @@ class Findings:
     joint: Mapping[int, float] = field(default_factory=dict)
 
 
-def settled(answer: str, claims: Sequence[Claim], findings: Findings, kept: float = KEPT) -> str:
+def settled(
+    answer: str, claims: Sequence[Claim], findings: Findings, *, kept: float = KEPT, originals: Originals = _NONE
+) -> str:
     """`answer` with each mark kept, moved to the source that supports its sentence, or dropped.
 
     Args:
         claims: From `claims_of`, of this answer.
         kept: Least support of a mark that stays.
+        originals: From `repair_marks`, of this answer: such a mark becomes its original again unless it is supported.
     """
     changes: list[tuple[Mark, str]] = []
     for first, last in spans(claims):
         changes.extend(_changes(claims[last].marks, findings, first, last, kept=kept))
+    seen = {mark.end for claim in claims for mark in claim.marks}
+    changes = [(mark, originals.get(mark.end, text)) for mark, text in changes]
+    changes.extend(_restored(answer, {end: text for end, text in originals.items() if end not in seen}))
+    return _changed(answer, changes)
+
+
+def restored(answer: str, originals: Originals) -> str:
+    """`answer` with all `originals` in the place of the marks that were made of them."""
+    return _changed(answer, _restored(answer, originals))
+
+
+def _restored(answer: str, originals: Originals) -> list[tuple[Mark, str]]:
+    found = []
+    for end, text in originals.items():
+        match = MARK.fullmatch(answer, answer.rindex("[", 0, end), end)
+        assert match is not None
+        found.append((Mark(source=int(match[1]), start=match.start(), end=end), text))
+    return found
+
+
+def _changed(answer: str, changes: Sequence[tuple[Mark, str]]) -> str:
+    pieces: list[str] = []
+    end, behind = len(answer), ""
     for mark, text in sorted(changes, key=lambda change: -change[0].start):
+        pieces.append(answer[mark.end : end])
+        behind = pieces[-1] or behind
         # What stands behind is settled already: a mark that follows directly still needs the blank.
-        keeps_blank = bool(text) or answer.startswith("[ID:", mark.end)
+        keeps_blank = bool(text) or behind.startswith("[ID:")
         blanks = answer[mark.start : mark.end].partition("[")[0] if keeps_blank else ""
-        answer = answer[: mark.start] + blanks + text + answer[mark.end :]
-    return answer
+        pieces.append(blanks + text)
+        behind = pieces[-1] or behind
+        end = mark.start
+    return "".join([answer[:end], *reversed(pieces)])
 
 
 def _changes(

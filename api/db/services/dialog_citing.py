@@ -12,7 +12,8 @@ from rag.core.blocking import Lane, apart_if_long, run_in
 from rag.core.errors import InvalidInput, LimitExceeded, ModelError, NotFound, StoreError
 from rag.core.types import CitedChunk, Matrix, Reference
 from rag.nlp import citation
-from rag.nlp.citation_check import KEPT, Claim, Findings, claims_of, settled, spans
+from rag.nlp.citation import Repaired
+from rag.nlp.citation_check import KEPT, Claim, Findings, claims_of, restored, settled, spans
 from rag.nlp.support import FEWEST_TERMS, Overlap, overlap, support_scores, telling
 
 log = structlog.get_logger()
@@ -41,29 +42,32 @@ async def cited(asking: Asking, bundle: LLMBundle, sources: Reference, text: str
     documents they name."""
     chunks = sources.chunks
     with asking.steps.timed("cite"):
-        answer = await apart_if_long(len(text), lambda: citation.repair_marks(text, len(chunks)))
+        own = bundle.info.local
+        repaired = await apart_if_long(len(text), lambda: citation.repair_marks(text, len(chunks), loose=not own))
+        answer = repaired.text
         plain = await apart_if_long(len(text), lambda: citation.without_marks(answer))
         if plain.strip() == asking.brief.empty_response:
             return plain, sources
-        own = bundle.info.local
         who = asking.principal
         find = partial(asking.models.bundle_embed, tenant_id=who.tenant_id, key_id=who.key_id, purpose="cite")
-        if citation.cited_indices(answer):
-            answer = await checked(None if own else find, chunks, answer)
-        elif not own:
+        if repaired.marked or repaired.originals:
+            answer = await checked(None if own else find, chunks, repaired)
+        if not own and not repaired.marked and not citation.cited_indices(answer):
             answer = await with_marks(find, chunks, answer)
         return answer, await apart_if_long(len(answer), lambda: citation.with_counts(sources, answer))
 
 
-async def checked(find: Find | None, chunks: Sequence[CitedChunk], answer: str) -> str:
-    """`answer` with the marks that its sources support; others are moved or dropped.
+async def checked(find: Find | None, chunks: Sequence[CitedChunk], repaired: Repaired) -> str:
+    """The answer with the marks that its sources support; others are moved or dropped, or what they were made of
+    comes back.
 
     Args:
         find: Gives the embedding model. None for quotations, of which words tell enough.
     """
+    answer, originals = repaired.text, repaired.originals
     claims = await run_in(Lane.TEXT, _marked, answer, len(chunks))
     if not claims:
-        return answer
+        return await run_in(Lane.TEXT, restored, answer, originals)
     texts = [claim.text for claim in claims]
     near = _nearest(chunks, claims)
     passages = [chunks[index] for index in near]
@@ -80,7 +84,8 @@ async def checked(find: Find | None, chunks: Sequence[CitedChunk], answer: str) 
             judged=_widened(1.0 - (words.alien & ~words.wrong_figure), near, len(chunks)) > 0,
             joint=_joint(claims, texts, chunks),
         )
-        return settled(answer, claims, findings, kept=KEPT if find is not None else _OWN_QUOTE)
+        kept = KEPT if find is not None else _OWN_QUOTE
+        return settled(answer, claims, findings, kept=kept, originals=originals)
 
     return await run_in(Lane.TEXT, work)
 

@@ -14,7 +14,7 @@ _GAP = "[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]*"
 """Characters that nobody sees and that would hide a word from the pattern."""
 _WORDS = "|".join(_GAP.join(word) for word in ("source", "passage"))
 _TAG = re.compile(rf"[<＜﹤](?=\W{{0,16}}(?i:{_WORDS}))")
-_MARK = re.compile(rf"[\[［(（【](?=[ \t]{{0,2}}[Ii]{_GAP}[Dd]{_GAP}[ \t]?[:：][ \t]?\d)")
+_MARK = re.compile(rf"[\[［(（【](?=\s{{0,2}}[Ii]{_GAP}[Dd]{_GAP}\s{{0,2}}[:：]\s{{0,2}}\d)")
 _OPENING = "‹"
 _MOST_FIELDS = 16
 _MOST_FIELD_CHARS = 200

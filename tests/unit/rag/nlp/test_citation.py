@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rag.core.types import CitedChunk, Reference
 from rag.nlp.citation import (
+    MARK,
     MarkFilter,
     Sentence,
     citable_sentences,
@@ -19,6 +20,7 @@ from rag.nlp.citation import (
     with_counts,
     without_marks,
 )
+from rag.nlp.citation_check import restored
 
 PIECES = st.sampled_from(
     ["[ID:0]", "[ID:7]", "[ID: 2]", "(ID:1)", "【ID:1】", "[ID:1, ID:2]", "ref2", "REF9", "`", "```\n", "\n"]
@@ -33,7 +35,12 @@ TEXTS = st.lists(PIECES, max_size=25).map("".join) | st.text(max_size=60)
     [
         ("a [ID:1].", "a [ID:1]."),
         ("a (ID:1).", "a [ID:1]."),
-        ("a (id: 1 ).", "a [ID:1]."),
+        ("a [id: 1 ].", "a [ID:1]."),
+        ("part (ID: 2), (id:1) and (ID:1, ID:2)", "part (ID: 2), (id:1) and (ID:1, ID:2)"),
+        ("see ref1.2, ref01, x/ref1, _ref1, ref1-2", "see ref1.2, ref01, x/ref1, _ref1, ref1-2"),
+        ("x [\u00a0ID:0] y [\nID:1]", "x [\u00a0ID:0] y [\nID:1]"),
+        ("a [ID:99[ID:99]] [ID:99[ID:0]]", "a [ID:99[ID:0]]"),
+        ("a [ID:[ID:7]1].", "a [ID:1]."),
         ("a [ID: 1].", "a [ID:1]."),
         ("a 【ID:1】。", "a [ID:1]。"),
         ("a （ID：1）。", "a [ID:1]。"),
@@ -56,20 +63,40 @@ TEXTS = st.lists(PIECES, max_size=25).map("".join) | st.text(max_size=60)
     ],
 )
 def test_marks_are_repaired(written: str, repaired: str) -> None:
-    assert repair_marks(written, 3) == repaired
+    assert repair_marks(written, 3).text == repaired
 
 
 @given(TEXTS, st.integers(0, 5))
 def test_after_repair_every_mark_names_a_source_and_a_second_repair_changes_nothing(text: str, sources: int) -> None:
-    repaired = repair_marks(text, sources)
+    repaired = repair_marks(text, sources).text
     assert all(n < sources for n in cited_indices(repaired))
-    again = repair_marks(repaired, sources)
+    again = repair_marks(repaired, sources).text
     assert cited_indices(again) == cited_indices(repaired)
+
+
+@given(TEXTS, st.integers(0, 5))
+def test_what_a_mark_was_made_of_can_be_put_back(text: str, sources: int) -> None:
+    repaired = repair_marks(text, sources)
+    assert all(MARK.search(repaired.text[:end][-9:]) for end in repaired.originals)
+    assert restored(repaired.text, repaired.originals) == repair_marks(text, sources, loose=False).text
+
+
+def test_in_quotations_only_square_brackets_make_a_mark() -> None:
+    repaired = repair_marks("a (ID:1) ref2 [ID: 0]", 3, loose=False)
+    assert (repaired.text, dict(repaired.originals), repaired.marked) == ("a (ID:1) ref2 [ID:0]", {}, True)
+    assert not repair_marks("a (ID:1) ref2", 3).marked
+
+
+def test_borders_of_code_that_move_on_and_on_come_to_rest() -> None:
+    text = "".join(f"[ID:7]```\n```\n[ID:{n}]~~~\n~~~\n" for n in range(50))
+    repaired = repair_marks(text, 3).text
+    assert all(n < 3 for n in cited_indices(repaired))
+    assert cited_indices(without_marks(text)) == ()
 
 
 @given(st.text(alphabet="ab .\n`~", max_size=60), st.integers(0, 5))
 def test_repair_leaves_a_text_without_marks_alone(text: str, sources: int) -> None:
-    assert repair_marks(text, sources) == text
+    assert repair_marks(text, sources).text == text
 
 
 @given(TEXTS)
@@ -95,14 +122,33 @@ def test_the_filter_removes_marks_however_the_text_is_cut(text: str, sizes: list
         shown += marks.feed(text[start : start + size])
         start, turn = start + size, turn + 1
     shown += marks.rest()
-    assert re.sub(r"\s", "", shown) == re.sub(r"\s", "", _fully_unmarked(text, shown))
-    assert not re.search(r"\[ID:\d{1,6}\]", text) or len(shown) < len(text)
+    whole = MarkFilter()
+    assert shown == whole.feed(text) + whole.rest()
+    assert not re.search(r"[\[【] ?ID: ?\d+[\]】]|\(ID:\d\)", shown)
 
 
-def _fully_unmarked(text: str, shown: str) -> str:
-    """Removing a mark may leave another behind (`[ID:[ID:1]1]`): either reading is right."""
-    once = re.sub(r"\[ID:\d+\]|##\d+\$\$", "", text)
-    return once if re.sub(r"\s", "", once) == re.sub(r"\s", "", shown) else shown
+EVERY_FORM = "a [ID: 0] b 【ID:0】 (ID:0) [ID:[ID:1]1] [ID:1, ID:2] [ID   [ID:3]:4] ##5$$"
+
+
+def test_no_form_passes_the_filter_whole_or_in_pieces() -> None:
+    marks = MarkFilter()
+    assert marks.feed(EVERY_FORM) + marks.rest() == without_marks(EVERY_FORM) == "a b"
+    assert "".join(map(marks.feed, EVERY_FORM)) + marks.rest() == "a b"
+    kept = "his badge (ID:4711) or (ID: 5), [ID] and [ID:x]"
+    assert marks.feed(kept) + marks.rest() == without_marks(kept) == kept
+
+
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_nested_without_end_no_mark_passes_and_little_is_held(size: int) -> None:
+    marks = MarkFilter()
+    text = "[ID:1" * 1000 + "]" * 1000 + "[" * 5000
+    began = time.thread_time()
+    shown = ""
+    for start in range(0, len(text), size):
+        shown += marks.feed(text[start : start + size])
+        assert len(marks._held) < 400
+    assert without_marks(shown) == shown
+    assert time.thread_time() - began < 15
 
 
 def test_the_filter_holds_back_no_more_than_it_must() -> None:
@@ -197,6 +243,10 @@ HOSTILE = [
     "```\n" * 5001,
     "~~~\n" + "```\n" * 4000,
     " " * 39_000 + "x",
+    "[ID:99" * 3000 + "]" * 3000,
+    "[ID:7]```\n```\n[ID: 2]" * 1500,
+    "[" * 39_000,
+    "ref1 " * 8000,
 ]
 
 

@@ -56,12 +56,19 @@ def test_no_mixture_does_either(parts: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[ID:0]", "[ID: 1, ID:2]", "(ID:3)", "【ID：1】", "[id:0]", "[I\u200bD:0]", "［ID:2］"]
+    "text",
+    ["[ID:0]", "[ID: 1, ID:2]", "(ID:3)", "【ID：1】", "[id:0]", "[I\u200bD:0]", "［ID:2］"]
+    + ["x [\u00a0ID:0] y [\nID:1] ref1", "[ID\n:0]", "[ID:\u20031]", "[\r\nID:1]", "[ ID : 0 ]", "[\u0131D:0]", "ref0"],
 )
 def test_marks_in_a_document_are_none_of_ours(text: str) -> None:
     shown = harmless(f"Proven {text} by the text.")
-    assert cited_indices(repair_marks(shown, 9)) == ()
+    assert cited_indices(repair_marks(shown, 9, loose=False).text) == ()
     assert "Proven" in shown
+
+
+@given(st.text(alphabet="[【(（]】)）IDid\u0131\u0130:：01 \t\n\u00a0\u2003\u200b,;ref", max_size=24))
+def test_no_text_of_a_document_becomes_a_mark_of_a_quotation(text: str) -> None:
+    assert cited_indices(repair_marks(harmless(text), 12, loose=False).text) == ()
 
 
 @pytest.mark.parametrize("text", ["a < b and sources", "see [IDs: none]", "x <= y", "{knowledge} {x.__class__}", "[1]"])
