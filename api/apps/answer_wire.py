@@ -72,6 +72,11 @@ def failure_text(event: Failed) -> str:
     return repr(event.message) if event.message.startswith(MISSING_VARIABLE) else event.message
 
 
+def shown_texts(event: Failed) -> tuple[str, str]:
+    """What a client may have put down as the answer that ended so."""
+    return failed_text(event), f"**ERROR**: {failure_text(event)}"
+
+
 def failure_repr(event: Failed) -> str:
     """The same where the answer is not streamed: the repr of the original's exception."""
     is_variable = event.message.startswith(MISSING_VARIABLE)

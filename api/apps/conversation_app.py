@@ -17,6 +17,7 @@ from api.apps.auth import login_required, share_required
 from api.apps.body import LARGEST, raw_object, required
 from api.apps.context import services, web_state
 from api.apps.conversation_wire import (
+    as_said,
     conversation_id_of,
     conversation_row,
     made_row,
@@ -180,6 +181,7 @@ async def complete_conversation(principal: Principal) -> Response:
     body = await required("conversation_id", "messages")
     messages = messages_of(body["messages"])
     session = await _own(principal, str(body["conversation_id"]))
+    messages = as_said(messages, session)
     chat = await _chat(principal, session)
     model = body.get("llm_id") or ""
     if model and not (isinstance(model, str) and services().models.exists(model, "chat", principal.tenant_id)):
@@ -200,7 +202,8 @@ async def complete_conversation(principal: Principal) -> Response:
 def _passing(principal: Principal, chat: DialogRecord, messages: list[GivenMessage], options: AskOptions) -> Batches:
     """The answer of another model for once; nothing is stored."""
     stream = new_message_id()
-    turns = tuple(Turn(role=each.role, content=each.content) for each in messages)
+    said = [each for each in messages[:-1] if each.content or each.role == "user"]
+    turns = tuple(Turn(role=each.role, content=each.content) for each in (*said, messages[-1]))
     while turns[0].role == "assistant":
         turns = turns[1:]
     events = services().dialogs.chat(principal, chat, turns, options=options, message_id=stream)

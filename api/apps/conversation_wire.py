@@ -1,10 +1,12 @@
 """Conversations on the page's wire (web.md section 7): rows with their messages, and messages that a client sends."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from api.apps import repr_texts
+from api.apps.answer_wire import shown_texts
 from api.apps.body import LARGEST, number
 from api.apps.envelope import Refused, times, uncaught
 from api.apps.sdk.session_wire import message_wire
@@ -12,6 +14,7 @@ from api.apps.wire_reference import EMPTY_REFERENCE, reference_wire
 from api.db.services.dialog_service import Sampling
 from api.db.services.records import ConversationRecord, GivenMessage, MessageRecord
 from api.errors import BAD_ARGUMENT, DATA_ERROR, EXCEPTION
+from rag.core.events import Failed
 
 _ID: Final = re.compile(r"[A-Za-z0-9_-]*")
 _LONGEST_ID: Final = 32
@@ -76,6 +79,25 @@ def messages_of(value: Any) -> list[GivenMessage]:
     if messages[-1].role != "user":
         raise Refused(DATA_ERROR, "The last content of this conversation is not from user.")
     return messages
+
+
+def as_said(messages: Sequence[GivenMessage], session: ConversationRecord) -> list[GivenMessage]:
+    """The messages, with what was said in answers that failed: a page sends them back as it showed them, with the text
+    of the error, which is no part of the conversation."""
+    failed = {each.message_id: each for each in session.messages if each.status == "failed" and each.message_id}
+    found: list[GivenMessage] = []
+    for each in messages:
+        stored = failed.get(each.message_id) if each.role == "assistant" else None
+        if stored is not None and each.content in shown_texts(_failure(stored)):
+            found.append(replace(each, content=stored.content))
+        else:
+            found.append(each)
+    return found
+
+
+def _failure(answer: MessageRecord) -> Failed:
+    code, _, message = answer.error.partition(": ")
+    return Failed(code=code, message=message, answer=answer.content)
 
 
 def _is_of_others(value: Any) -> bool:

@@ -180,3 +180,44 @@ async def test_a_speaker_that_is_gone(page: Page) -> None:
     reply = json.loads(await (await page.said("Hello.")).get_data())
     assert reply["code"] == 100
     assert "not authorized" in reply["message"]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("plan", "part"),
+    [
+        (Plan(fault="status", status=503, error={"message": "no room"}), ""),
+        (Plan(fault="error_in_stream", after=2, error={"message": "no room"}), "Hello, "),
+    ],
+)
+async def test_the_error_of_an_answer_that_failed_is_no_part_of_the_conversation(
+    page: Page, plan: Plan, part: str, streamed: bool
+) -> None:
+    fields = {"dialog_id": page.dialog, "prompt_config": {"system": "Be kind.", "parameters": []}, "llm_id": MODEL}
+    assert (await page.site.call("POST", "/v1/dialog/set", page.ann, json=fields))["code"] == 0
+    page.chat.will(plan)
+    asked = [{"role": "user", "content": "One?", "id": "q1"}]
+    body = {"conversation_id": page.conversation, "messages": asked, "stream": streamed}
+    reply = await page.site.send("POST", "/v1/conversation/completion", page.ann, json=body)
+    frames = (await reply.get_data()).decode().removeprefix("data:").split("\n\ndata:")
+    shown = json.loads(frames[-2 if streamed else -1])["data"]["answer"]
+    assert shown.startswith(part)
+    assert "**ERROR**" in shown
+    page.chat.will(Plan(tokens=("Blue", ".")))
+    said = [
+        *asked,
+        {"role": "assistant", "content": shown, "id": "q1"},
+        {"role": "user", "content": "Two?", "id": "q2"},
+    ]
+    for more in ({}, {"llm_id": MODEL}):
+        reply = await page.complete(messages=said, **more)
+        assert reply["data"]["answer"] == "Blue."
+        assert "**ERROR**" not in json.dumps(page.chat.requests[-1].body)
+    path = f"/v1/conversation/get?conversation_id={page.conversation}"
+    stored = (await page.site.call("GET", path, page.ann))["data"]["message"]
+    assert [(each["content"], each.get("status")) for each in stored] == [
+        ("One?", None),
+        (part, "failed"),
+        ("Two?", None),
+        ("Blue.", None),
+    ]
