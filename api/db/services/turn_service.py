@@ -10,7 +10,7 @@ from dataclasses import replace
 from api.db.database import Database
 from api.db.services.answer_lease import AnswerLease
 from api.db.services.asides import Answered, Asides
-from api.db.services.closing import close_within
+from api.db.services.closing import Closing
 from api.db.services.dialog_brief import AskOptions
 from api.db.services.message_rows import add_turn, has_message, session_records, turns_until
 from api.db.services.owned_chats import chat_record, check_answer, own_session, own_session_anywhere
@@ -54,6 +54,7 @@ class TurnService(TurnReader):
         self._asides = asides
         self._runner = TurnRunner(db, clock, event_log, save_s=settings.save_s)
         self._queue = SessionQueue()
+        self._closing = Closing()
 
     async def begin_turn(
         self,
@@ -341,11 +342,11 @@ class TurnService(TurnReader):
         return await self._lease.begin()
 
     async def close(self, timeout_s: float) -> None:
-        """End all running answers as `interrupted` and save them, within `timeout_s` in all."""
+        """End all running answers as `interrupted` and save them, within `timeout_s` in all, also if called again."""
         self._runner.end_all()
         parts = (self._queue.settled, lambda: self._runner.close(timeout_s))
         asides = (self._asides.close,) if self._asides is not None else ()
-        await close_within(timeout_s, *parts, *asides, self._lease.close)
+        await self._closing.within(timeout_s, *parts, *asides, self._lease.close)
 
 
 def _check_new(ask: Ask) -> None:

@@ -37,11 +37,13 @@ async def test_closing_has_one_limit_for_all_its_waits(world: World, monkeypatch
     began = time.monotonic()
     async with asyncio.timeout(5):
         await talk.sessions.close(1)
+        await talk.sessions.close(1)  # As the server and the block that opened the services both do.
     assert time.monotonic() - began < 1.7
     monkeypatch.undo()
     stuck.set()
     await asyncio.gather(asked, return_exceptions=True)
-    await talk.sessions.close(5)
+    while (await talk.answer_row(running)).status == "generating":
+        await asyncio.sleep(0.01)
     assert (await talk.answer_row(running)).status == "interrupted"
 
 
@@ -64,4 +66,3 @@ async def test_running_answers_are_saved_while_a_stuck_beginning_is_waited_for(w
     assert (await talk.answer_row(session)).status == "interrupted"
     stuck.set()
     await asyncio.gather(asked, return_exceptions=True)
-    await talk.sessions.close(5)
