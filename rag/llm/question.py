@@ -1,6 +1,7 @@
 """The question: what it asks for, and of what kind; the words that say little, and what reports call its things."""
 
 import re
+from itertools import islice
 
 from rag.nlp.analysis import analyse
 from rag.nlp.function_words import CHINESE, ENGLISH
@@ -49,11 +50,16 @@ TIME_ASKED = re.compile(
 REASON_ASKED = re.compile(
     r"\bwhy\b|\bwhat (?:caused?|drove|drives|led|explains?)\b|\breasons?\b|\bhow come\b|为什么|为何", re.IGNORECASE
 )
-_LEADING = re.compile(
-    r"[^,:]*\b(?:details?|information|statements?|sheet|data|items?|figures?|report|document|filing)\b[^,:]*[,:]\s+"
-    r"(?=(?:how|what|which|who|when|where|why|did|does|do|is|are|was|were|has|have)\b)",
-    re.IGNORECASE,
+# `According to the data, how ...`: one part after the other; as one pattern it took cubic time.
+_PART = re.compile(r"[^,:]*+[,:]")
+_SOURCE = re.compile(
+    r"\b(?:details?|information|statements?|sheet|data|items?|figures?|report|document|filing)\b", re.IGNORECASE
 )
+_ASKING_WORD = re.compile(
+    r"\s++(?=(?:how|what|which|who|when|where|why|did|does|do|is|are|was|were|has|have)\b)", re.IGNORECASE
+)
+_MOST_NAMES = 64
+"""Names of a question that are looked at, and as many pairs."""
 WHO_ASKED = re.compile(r"\bwho(?:m|se)?\b|谁", re.IGNORECASE)
 
 
@@ -69,22 +75,42 @@ def focus_of(question: str) -> str:
     asking = _ASKING.findall(question)
     if not asking or len(asking[-1]) > _LONGEST_CLAUSE:
         return question
-    clause = _LEADING.sub("", str(asking[-1]).rpartition(": ")[2].strip())
+    clause = _without_leading(str(asking[-1]).rpartition(": ")[2].strip())
     return clause if len(clause) > 12 or _WIDE.search(clause) else question
 
 
+def _without_leading(clause: str) -> str:
+    """The clause without the parts that name a source right before a word that asks."""
+    kept, place = list[str](), 0
+    while part := _PART.match(clause, place):
+        asking = _ASKING_WORD.match(clause, part.end())
+        if asking and _SOURCE.search(part[0]):
+            place = asking.end()
+        else:
+            kept.append(part[0])
+            place = part.end()
+    return "".join((*kept, clause[place:]))
+
+
 def spoken_names(question: str) -> dict[str, set[str]]:
-    """The question's capitalised words, and pairs as one (`Best Buy` names BESTBUY), with their terms."""
+    """The question's capitalised words, and pairs as one (`Best Buy` names BESTBUY), with their terms; the first 64
+    of either."""
     words = [word for word in re.findall(r"[\w&]+", question) if _LETTER.search(word)]
+    single = ((word,) for word in words if _is_name(word))
+    double = (pair for pair in zip(words, words[1:], strict=False) if _is_name(pair[0]))
     spoken = {}
-    for group in [*((word,) for word in words), *zip(words, words[1:], strict=False)]:
+    for group in (*islice(single, _MOST_NAMES), *islice(double, _MOST_NAMES)):
         terms = set(analyse(" ".join(group))) - stops()
         joined = "".join(group).casefold()
-        if terms and group[0][0].isupper() or group[0][0].isdigit():
+        if terms or group[0][0].isdigit():
             spoken[joined] = terms
             for term in terms if len(group) == 1 else ():
                 spoken[term] = terms
     return spoken
+
+
+def _is_name(word: str) -> bool:
+    return word[0].isupper() or word[0].isdigit()
 
 
 def stops() -> frozenset[str]:

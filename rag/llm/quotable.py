@@ -78,6 +78,9 @@ _PROSE = 0.04
 _MAX_EMBEDDED_CHARS = 200
 _MIN_CHARS = 12
 _MAX_QUESTION_CHARS = 400
+_MOST_NAMES = 64
+_MAX_FIGURE_CHARS = 40
+"""Where a figure at the end of a text is looked for: from each digit of a long row of them it takes quadratic time."""
 _FIGURE_END = re.compile(r"\d[\d,.]*\)?%?$")
 _FIGURE_WORD = re.compile(r"(?<!\S)[$(]*\d[\d,.]*\)?%?(?!\S)|N/A")
 _ENDS = ".!?。！？;；\"'”"
@@ -166,6 +169,16 @@ class Selection:
         self.weights = self._weigh(question)
         self._whole = sum(self.weights.values()) or 1.0
         self._called = self._other_names()
+        # Known before the units are looked at: question and passages may both be long.
+        naming = set().union(*self._scopes)
+        self._place = {term: place for place, term in enumerate(self.weights)}
+        self._content = {t: w for t, w in self.weights.items() if t not in naming and not _YEAR.fullmatch(t)}
+        self._content_whole = sum(self._content.values()) or 1.0
+        wanted = self.weights.keys() & self._wanted
+        self._asked = {t for t in wanted if t not in naming and not t.isdigit()} - stops()
+        self._when = bool(TIME_ASKED.search(question))
+        self._who = bool(WHO_ASKED.search(question))
+        self.asks_number = bool(NUMBER_ASKED.search(self.focus))
 
     def _scope(self, names: set[str]) -> frozenset[str]:
         """The question's terms that name this passage's document."""
@@ -272,35 +285,33 @@ class Selection:
         """The share of the question's weight that a unit holds, what stands around it counted half."""
         meant = self._meant(terms)
         total = 0.0
-        for term, weight in self.weights.items():
-            if term in terms:
-                total += weight
-            elif term in meant:
-                total += _NAMED_SHARE * weight
-            elif term in around:
-                total += _CONTEXT_WEIGHT * weight
+        for term in self._in_order(self.weights.keys() & (terms | meant | around)):
+            share = 1.0 if term in terms else _NAMED_SHARE if term in meant else _CONTEXT_WEIGHT
+            total += share * self.weights[term]
         return min(1.0, total / self._whole)
+
+    def _in_order(self, terms: set[str]) -> list[str]:
+        """Terms of the question as they stand there: sums of the same weights are equal to the last digit."""
+        return sorted(terms, key=self._place.__getitem__)
 
     def _label(self, unit: Unit, terms: set[str], near: set[str]) -> float:
         """Of a row, how much of the question's weight its label and heads hold, names and years apart."""
         if unit.kind != "row":
             return 1.0
-        naming = set().union(*self._scopes)
-        content = {t: w for t, w in self.weights.items() if t not in naming and not _YEAR.fullmatch(t)}
+        content = self._content
         held = terms | self._meant(terms)
-        own = sum(weight for term, weight in content.items() if term in held)
-        lent = sum(weight for term, weight in content.items() if term in near and term not in held)
-        return (own + 0.5 * lent) / (sum(content.values()) or 1.0) if own else 0.0
+        own = sum(content[term] for term in self._in_order(content.keys() & held))
+        lent = sum(content[term] for term in self._in_order(content.keys() & (near - held)))
+        return (own + 0.5 * lent) / self._content_whole if own else 0.0
 
     def _exact(self, unit: Unit) -> float:
         """Of a row, how nearly its label says what is asked for and nothing else."""
         if self.reason or not any(is_figure(cell) for cell in unit.cells[1:]):
             return 0.0
         label = set(analyse(unit.cells[0])) - stops()
-        naming = set().union(*self._scopes)
-        asked = {t for t in self.weights.keys() & self._wanted if t not in naming and not t.isdigit()} - stops()
+        asked = self._asked
         names = [name for _, every in self._called for name in every if name <= label]
-        best = max((len(label & name) / (len(label | name) or 1) for name in [asked, *names]), default=0.0)
+        best = max(_likeness(label, name) for name in (asked, *names))
         meant = self._meant(label) | (label & asked)
         muddled = any(len(split_figures(cell)) > 1 for cell in unit.cells[1:])
         return max(best, len(meant) / len(asked) * 0.8 if asked and meant else 0.0) * (0.3 if muddled else 1.0)
@@ -324,11 +335,11 @@ class Selection:
         fits = 0.0
         if self.reason:
             return 0.5 if unit.kind == "sentence" and _REASON.search(text) else 0.0
-        if TIME_ASKED.search(self.question):
+        if self._when:
             fits = 0.6 if _DATE.search(text) else 0.0
-        elif WHO_ASKED.search(self.question):
+        elif self._who:
             fits = 0.4 if _NAME.search(text) else 0.0
-        elif NUMBER_ASKED.search(self.focus):
+        elif self.asks_number:
             if unit.kind == "row":
                 heads = set(_YEAR.findall(" ".join(unit.header)))
                 return 0.8 if self.years & heads else 0.1 if self.years and heads else 0.5
@@ -342,14 +353,9 @@ class Selection:
 
     def names_unknown(self) -> bool:
         """Whether the question has names, and no passage knows any of them."""
-        names = [set(analyse(name)) - stops() for name in _CAPITAL.findall(self.focus)]
-        known = [
-            terms & (unit | beside)
-            for terms in names
-            for part, beside in zip(self._terms, self._names, strict=True)
-            for unit in part or [set()]
-        ]
-        return any(names) and not any(known)
+        names = [set(analyse(name)) - stops() for name in _CAPITAL.findall(self.focus)[:_MOST_NAMES]]
+        known = set().union(*self._names, *(unit for part in self._terms for unit in part))
+        return any(names) and all(terms.isdisjoint(known) for terms in names)
 
     def is_prose(self, passage: int, first: int, last: int) -> bool:
         """Whether the units `first` to `last` are sentences."""
@@ -473,7 +479,7 @@ def _trust(selection: Selection, best: Candidate, cosine: float, evidence: float
     if selection.names_unknown():
         own -= _STRANGER
     elif selection.at_home(best.passage):
-        number = NUMBER_ASKED.search(selection.focus) and not selection.reason
+        number = selection.asks_number and not selection.reason
         if evidence is None and number and best.coverage < _COVERED_AT_HOME:
             return -1.0
         return own - ENOUGH + _AT_HOME
@@ -512,6 +518,12 @@ def _name_terms(name: str) -> set[str]:
     return telling if len(telling) > 1 or len(terms) == 1 else terms
 
 
+def _likeness(one: set[str], other: set[str]) -> float:
+    """The share of the terms of both that they have in common."""
+    common = len(one & other)
+    return common / (len(one) + len(other) - common or 1)
+
+
 def _is_title(unit: Unit) -> bool:
     """A short line without an end: a caption, a running head, a lone field."""
     text = unit.text
@@ -527,7 +539,7 @@ def _penalty(unit: Unit) -> float:
     figures = len(_FIGURE_WORD.findall(unit.text))
     if figures > 4 and figures * 3 > unit.text.count(" "):
         too_long += 0.3
-    ended = unit.text[-1] in _ENDS or bool(_FIGURE_END.search(unit.text))
+    ended = unit.text[-1] in _ENDS or bool(_FIGURE_END.search(unit.text[-_MAX_FIGURE_CHARS:]))
     halved = unit.text[0].islower() or unit.text[0] in ",;)"
     return too_long + (0.0 if ended else 0.2) + (0.15 if halved else 0.0)
 

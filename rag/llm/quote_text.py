@@ -11,7 +11,8 @@ _GLUED = re.compile(
     r"[A-Z0-9](?:[^.!?;:,]|, (?=[A-Z\d])){2,110}?[\w)] "
     rf"(?=(?:{_OPENING})\s(?:[a-z]|(?:{_MONTHS})\b|\d))"
 )
-_BULLETS = re.compile(r"^(?:(?:[-*+•●▪◦‣–—·|\ue000-\uf8ff]|\(?\d{1,3}[.)]|\([a-z]\))\s+)+|\s*[•●▪◦‣|]+$")
+_BULLETS = re.compile(r"^(?:(?:[-*+•●▪◦‣–—·|\ue000-\uf8ff]|\(?\d{1,3}[.)]|\([a-z]\))\s+)+")
+_TRAILING = "•●▪◦‣|"
 
 
 def row_text(unit: Unit, columns: Sequence[int], scale: str = "", part: str = "") -> str:
@@ -32,6 +33,8 @@ def row_text(unit: Unit, columns: Sequence[int], scale: str = "", part: str = ""
 def readable(text: str) -> str:
     """A sentence without the heading, bullets and numbers that extraction left at its ends."""
     bare = _BULLETS.sub("", text)
+    if bare and bare[-1] in _TRAILING:
+        bare = bare.rstrip(_TRAILING).rstrip()
     if bare[:1] in '"“' and not re.search(r'["”]', bare[1:]):
         bare = bare[1:]
     return _GLUED.sub("", bare, count=1) if _GLUED.match(bare) else bare

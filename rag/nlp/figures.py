@@ -2,7 +2,7 @@
 not rest on 1923."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from dataclasses import dataclass
 
 _FIGURE = re.compile(
@@ -55,18 +55,30 @@ def missing_share(claimed: Collection[Figure], given: Collection[Figure]) -> flo
     """The share of the `claimed` figures that `given` does not hold, 0 to 1; 0 where none is claimed."""
     if not claimed:
         return 0.0
-    values = {figure.value for figure in given} | {figure.value * figure.scale for figure in given}
-    return sum(not _holds(figure, values) for figure in claimed) / len(claimed)
+    values = _Values({figure.value for figure in given} | {figure.value * figure.scale for figure in given})
+    return sum(not values.hold(figure) for figure in claimed) / len(claimed)
 
 
-def _holds(figure: Figure, values: Collection[float]) -> bool:
-    """Whether one of `values` is this figure: the same, rounded as it is, or told in another scale."""
-    if figure.value in values or figure.value * figure.scale in values:
-        return True
-    if figure.decimals or figure.value >= _LEAST_ROUNDED:
-        fine = (value for value in values if value % 1)
-        if any(round(value, figure.decimals) == figure.value for value in fine):
+class _Values:
+    """Numbers, and what they are rounded to: looked up, as many figures compared with as many take quadratic time."""
+
+    def __init__(self, values: Set[float]) -> None:
+        self._values = values
+        self._rounded: dict[int, frozenset[float]] = {}
+        self._scaled: dict[int, frozenset[float]] = {}
+
+    def hold(self, figure: Figure) -> bool:
+        """Whether one of them is this figure: the same, rounded as it is, or told in another scale."""
+        value, digits = figure.value, figure.decimals
+        if value in self._values or value * figure.scale in self._values:
             return True
-    if figure.scale == 1.0:
-        return False
-    return any(round(value * step, figure.decimals) == figure.value for value in values for step in _STEPS)
+        if digits or value >= _LEAST_ROUNDED:
+            if digits not in self._rounded:
+                self._rounded[digits] = frozenset(round(each, digits) for each in self._values if each % 1)
+            if value in self._rounded[digits]:
+                return True
+        if figure.scale == 1.0:
+            return False
+        if digits not in self._scaled:
+            self._scaled[digits] = frozenset(round(each * step, digits) for each in self._values for step in _STEPS)
+        return value in self._scaled[digits]

@@ -31,7 +31,7 @@ _STARTERS = _words("""
 """)
 _STOP = re.compile(
     r"[。！？｡]+[”’」』）】\"')\]]*"  # CJK ends a sentence without a space.
-    r"|[.!?…]+[\"'”’)\]]*(?=\s)"
+    r"|(?<![.!?…])[.!?…]++[\"'”’)\]]*+(?=\s)"  # Tried once in a row of dots, however long.
     r"|[।۔؟](?=\s|$)"
 )
 _LIST_ITEM = re.compile(r"(?:[-*+•●▪◦‣–]|\(?(?:\d{1,3}|[a-z]|[ivx]{1,4})[.)])\s+", re.IGNORECASE)
@@ -157,15 +157,15 @@ def _starts_block(line: str, kind: str, lines: list[str]) -> bool:
 
 def _join(lines: list[str]) -> str:
     """Lines of a paragraph as one; a word broken by a hyphen at a line's end is mended."""
-    text = lines[0]
+    joined = [lines[0]]
     for line in lines[1:]:
-        if text.endswith("-") and text[-2:-1].isalpha() and line[0].islower():
-            text = text[:-1] + line
-        elif _is_wide(text[-1]) and _is_wide(line[0]):
-            text += line
-        else:
-            text += " " + line
-    return text
+        above = joined[-1]
+        if above.endswith("-") and above[-2:-1].isalpha() and line[0].islower():
+            joined[-1] = above[:-1]
+        elif not (_is_wide(above[-1]) and _is_wide(line[0])):
+            joined.append(" ")
+        joined.append(line)
+    return "".join(joined)
 
 
 def _is_wide(character: str) -> bool:

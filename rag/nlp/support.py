@@ -39,7 +39,7 @@ _CLAUSE_END = re.compile(r"[,;:.!?()，。；：！？]|\b(?:but|and|or|because|
 _NEGATED_TERMS = 3
 _NEGATED_CHARS = 120
 _NAME = re.compile(r"(?<=[\w,;:)] )[A-Z][\w&-]+")
-_LINK = re.compile(r"\]\([^)\s]*\)|https?://\S+")
+_LINK = re.compile(r"\]\((?:[^)\s\]]|\](?!\())*+\)|https?://\S+")
 
 # Logistic regressions on one half (by a hash of the question's id) of MTRAG-UN's reference answers: their sentences
 # that say something and are not verbatim, with the best passage they rest on against the other ones of the question's
