@@ -104,9 +104,9 @@ class Brief:
 
     What the chat switches on: `keywords` are looked for in the question and searched as well, `cross_languages` are the
     languages that the question is searched in, `metadata_filter` is the contract's `meta_data_filter`, `rerank` names a
-    model that orders what was found, `web_key` is the key of the web search (sealed, see `web_pages`), `reasoning`
-    searches in several rounds, `headings` adds passages below the headings of the best ones, `speech` says the answer
-    aloud.
+    model that orders what was found, `web_key` is the key of the web search (sealed, see `web_pages`), `web_by_model`
+    lets what a model writes go there too although it has read the datasets, `reasoning` searches in several rounds,
+    `headings` adds passages below the headings of the best ones, `speech` says the answer aloud.
     """
 
     model: str
@@ -132,6 +132,7 @@ class Brief:
     metadata_filter: Mapping[str, Any] = field(default_factory=dict)
     rerank: str = ""
     web_key: str = field(default="", repr=False)
+    web_by_model: bool = False
     reasoning: bool = False
     headings: bool = False
     speech: bool = False
@@ -205,6 +206,7 @@ def brief_of_dialog(dialog: DialogRecord, options: AskOptions) -> Brief:
         metadata_filter=dialog.meta_data_filter if isinstance(dialog.meta_data_filter, dict) else {},
         rerank=dialog.rerank_id,
         web_key=str(config.get(WEB_KEY) or "") if has_knowledge else "",
+        web_by_model=config.get("web_search_by_model") is True,
         reasoning=config.get("reasoning") is True,
         headings=config.get("toc_enhance") is True,
         speech=options.speech and config.get("tts") is True,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from api.db.services.dialog_asking import Asking
 from api.db.services.dialog_question import SearchPlan
-from api.db.services.dialog_search import Sources, found_for
+from api.db.services.dialog_search import Sources, found_for, web_for_model
 from api.db.services.llm_service import LLMBundle
 from api.db.services.tool_sources import Reach
 from api.db.services.toolbox import Kit, Toolbox
@@ -49,8 +49,12 @@ async def kit_for(asking: Asking, means: Means, bundle: LLMBundle, plan: SearchP
     if not names:
         return None
 
+    # Where the model searches by itself, nothing was searched before: its first search takes the question along.
+    unasked = iter([plan.searched] if agentic else [])
+
     async def search(question: str) -> Retrieved:
-        asked = SearchPlan(question=question, document_ids=plan.document_ids)
+        web = web_for_model(brief, question, next(unasked, ""))
+        asked = SearchPlan(question=question, document_ids=plan.document_ids, web=web)
         return await found_for(asking, means.sources, bundle, asked)
 
     reach = Reach(

@@ -45,18 +45,24 @@ class SearchPlan:
 
     `question` is what is to be answered, complete in itself where a model made it so. `rewritten` is a text to search
     in its place where none did, no longer a question; empty if there is none. `queries` are further wordings, which are
-    searched beside it. `document_ids` None leaves all documents of the datasets in, () none of them.
+    searched beside it. `document_ids` None leaves all documents of the datasets in, () none of them. `web` is what the
+    web is searched for; None is the question, and an empty text nothing.
     """
 
     question: str
     rewritten: str = ""
     queries: tuple[str, ...] = ()
     document_ids: tuple[str, ...] | None = None
+    web: str | None = None
 
     @property
     def searched(self) -> str:
         """The text to search for first."""
         return self.rewritten or self.question
+
+    @property
+    def searched_on_the_web(self) -> str:
+        return self.searched if self.web is None else self.web
 
 
 class Metadata(Protocol):
@@ -65,13 +71,22 @@ class Metadata(Protocol):
     async def meta_fields(self, principal: Principal, dataset_ids: Sequence[str]) -> dict[str, dict[str, Any]]: ...
 
 
-async def search_plan(asking: Asking, bundle: LLMBundle, metadata: Metadata) -> SearchPlan:
+async def search_plan(
+    asking: Asking, bundle: LLMBundle, metadata: Metadata, *, filter_only: bool = False
+) -> SearchPlan:
     """What to search for, to answer the last turn.
 
+    Args:
+        filter_only: Only the documents are chosen, for a model that searches in its own words; the question is made
+            complete only where a model makes conditions of it.
     Raises:
         StoreError: the documents' metadata, which the chat filters by, cannot be read.
         NotFound: there is no such model for this tenant.
     """
+    if filter_only:
+        refines = asking.brief.metadata_filter.get("method") == "auto"
+        plan = await _refined(asking, bundle) if refines else SearchPlan(question=asking.question)
+        return replace(plan, document_ids=await _documents(asking, bundle, metadata, plan.searched))
     plan = await _refined(asking, bundle)
     works: list[Coroutine[Any, Any, tuple[str, ...] | None]] = [
         _translated(asking, bundle, plan.searched),

@@ -16,7 +16,7 @@ import structlog
 from api.db.services.dialog_asking import Asking
 from api.db.services.dialog_kit import Means, is_agentic
 from api.db.services.dialog_question import SearchPlan
-from api.db.services.dialog_search import found_for
+from api.db.services.dialog_search import found_for, web_for_model
 from api.db.services.dialog_sources import harmless
 from api.db.services.llm_service import LLMBundle
 from api.db.services.tool_sources import SEARCH
@@ -140,7 +140,9 @@ async def _searched(
     began = loop.time()
     try:
         for place, query in enumerate(queries):
-            asked = SearchPlan(question=query, document_ids=plan.document_ids)
+            # The first round is the question and its wordings; further searches are of a model that has read passages.
+            web = None if number == 0 else web_for_model(asking.brief, query)
+            asked = SearchPlan(question=query, document_ids=plan.document_ids, web=web)
             call_id = f"research_{number}_{place}"
             tasks[call_id] = asyncio.create_task(found_for(asking, means.sources, bundle, asked), name=call_id)
             notes.asked.append(query)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -16,7 +17,7 @@ from api.db.services.llm_service import LLMBundle
 from api.db.services.records import RetrievalRequest
 from api.db.services.reranking import WINDOW, Asked, Similarity, reranked
 from api.db.services.retrieval_service import LONGEST_QUESTION_CHARS
-from rag.core.blocking import Lane, run_in
+from rag.core.blocking import Lane, apart_if_long, run_in
 from rag.core.errors import NotFound, RagError, StoreError
 from rag.core.types import ChunkText, Hit, Principal, Retrieved
 from rag.llm.question import search_text
@@ -63,6 +64,13 @@ class Sources:
     rerank_s: float = 5.0
 
 
+def web_for_model(brief: Brief, query: str, instead: str = "") -> str:
+    """What the web is searched for when a model searches for `query`. A model that has read passages of the datasets
+    may write what stands there: its own words leave only where there is nothing to read, or the chat allows it, and
+    `instead` is searched for otherwise."""
+    return query if brief.web_by_model or not brief.dataset_ids else instead
+
+
 async def found_for(asking: Asking, sources: Sources, bundle: LLMBundle, plan: SearchPlan) -> Retrieved:
     """The passages to answer from, best first: those of the datasets, then pages of the web.
 
@@ -86,7 +94,8 @@ async def _in_datasets(asking: Asking, sources: Sources, bundle: LLMBundle, plan
     wide = brief if model is None else replace(brief, similarity_threshold=0.0)
     wide = replace(wide, top_n=most if model is None else max(most, min(WINDOW, brief.top_k)))
     with asking.steps.timed("retrieve"):
-        wordings = _wordings(plan, local=local)
+        size = sum(min(len(text), LONGEST_QUESTION_CHARS) for text in (plan.searched, *plan.queries))
+        wordings = await apart_if_long(size, partial(_wordings, plan, local=local))
         searches = [retrieved(sources.retrieval, asking.principal, wide, each) for each in wordings]
         found = joined(await side_by_side(searches), wide.top_n)
     if model is not None:
@@ -95,7 +104,8 @@ async def _in_datasets(asking: Asking, sources: Sources, bundle: LLMBundle, plan
     found = replace(found, hits=found.hits[:most])
     if local and len(found.hits) > brief.top_n:
         passages = [hit.chunk for hit in found.hits]
-        kept = await run_in(Lane.TEXT, worth_reading, plan.question, passages, brief.top_n)
+        question = plan.question[:LONGEST_QUESTION_CHARS]
+        kept = await run_in(Lane.TEXT, worth_reading, question, passages, brief.top_n)
         found = replace(found, hits=tuple(found.hits[index] for index in kept))
     if brief.headings and found.hits:
         with asking.steps.timed("headings"):
@@ -143,11 +153,12 @@ async def _reranked(model: Similarity, sources: Sources, brief: Brief, question:
 
 async def _on_the_web(asking: Asking, sources: Sources, plan: SearchPlan) -> Retrieved:
     """Pages of the web; none where the search fails, which never fails the answer."""
-    if sources.pages is None or not asking.brief.web_key or not plan.question.strip():
+    question = plan.searched_on_the_web
+    if sources.pages is None or not asking.brief.web_key or not question.strip():
         return NOTHING
     with asking.steps.timed("web_search"):
         try:
-            pages = await sources.pages.find(asking.principal, asking.brief.web_key, plan.searched)
+            pages = await sources.pages.find(asking.principal, asking.brief.web_key, question)
         except (WebSearchFailed, StoreError) as error:
             log.warning("web_search_failed", message=asking.message_id, reason=error.message)
             return NOTHING

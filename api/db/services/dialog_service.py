@@ -190,8 +190,9 @@ class DialogService:
         brief.refuse_what_cannot(bundle.info)
         agentic = is_agentic(asking, bundle)
         plan = SearchPlan(question=asking.question, document_ids=brief.document_ids or None)
-        if brief.searches and (not agentic or brief.reasoning or brief.metadata_filter):
-            plan = await search_plan(asking, bundle, self._metadata)
+        if brief.searches:
+            # A model that searches by itself finds its own words; only the filter binds it.
+            plan = await search_plan(asking, bundle, self._metadata, filter_only=agentic)
         kit = await kit_for(asking, means, bundle, plan)
         searched = brief.searches and not (kit is not None and kit.agentic)
         hits = NOTHING

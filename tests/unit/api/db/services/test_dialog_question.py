@@ -293,3 +293,21 @@ async def test_each_step_leaves_a_usage_row_of_its_own(world: World) -> None:
     await all_of(talk.ask(*ALONE, dialog=talk.dialog(prompt={"cross_languages": ["German"], "keyword": True})))
     await talk.models.settle()
     assert sorted(purposes) == ["answer", "cross_languages", "keywords"]
+
+
+@pytest.mark.parametrize("switch", ["agentic", "reasoning"])
+@pytest.mark.parametrize(("method", "steps"), [("", []), ("manual", []), ("auto", ["refine", "metadata_filter"])])
+async def test_for_a_model_that_searches_by_itself_only_the_filter_is_made(
+    world: World, switch: str, method: str, steps: list[str]
+) -> None:
+    begins = {"Below are": "refine", "Translate": "cross_languages", "Which": "keywords", "A search": "metadata_filter"}
+    chat = chatter(by_step(refine="How much debt in 2022?", metadata_filter={"conditions": []}))
+    made = Talk(world, chat)
+    made.dialogs._metadata = Fields(FIELDS)
+    prompt = {switch: True, "cross_languages": ["German"], "keyword": True}
+    dialog = made.dialog(prompt=prompt, meta_data_filter={"method": method, "manual": []})
+    only(await all_of(made.ask(*CHAT, dialog=dialog)), Done)
+    asked = [
+        begins.get(" ".join(request.turns[-1].content.split()[:size])) for request in chat.requests for size in (1, 2)
+    ]
+    assert [step for step in asked if step] == steps

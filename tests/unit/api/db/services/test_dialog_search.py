@@ -321,6 +321,56 @@ async def test_a_model_may_search_the_web_by_itself(world: World, switch: str) -
     assert [chunk.url for chunk in done.reference.chunks] == ["https://h/1"]
 
 
+@pytest.mark.parametrize("switch", ["agentic", "reasoning"])
+@pytest.mark.parametrize(
+    ("allowed", "searched"), [(False, ["Did it rain?"]), (True, ["rain this year", "rain of last year"])]
+)
+async def test_words_of_a_model_that_reads_the_datasets_go_to_the_web_only_where_the_chat_says_so(
+    world: World, switch: str, allowed: bool, searched: list[str]
+) -> None:
+    looks = [
+        calls(call("search_knowledge", f'{{"question": "rain {when}"}}')) for when in ("this year", "of last year")
+    ]
+    said = says("It rained on the web [ID:3].")
+    chat = ScriptedReplies(*looks, said) if switch == "agentic" else ScriptedReplies(*looks, says(""), said)
+    web = Web(page(1))
+    made = talk(world, chat, web=web)
+    prompt = {switch: True, "tavily_api_key": "sealed", "web_search_by_model": allowed}
+    done = only(await all_of(made.ask("Did it rain?", dialog=made.dialog(prompt=prompt))), Done)
+    assert [question for _, _, question in web.asked] == searched
+    assert [request.question for request in made.retrieval.requests] == ["rain this year", "rain of last year"]
+    assert "https://h/1" in [chunk.url for chunk in done.reference.chunks]
+
+
+@pytest.mark.parametrize(("allowed", "more"), [(False, []), ("yes", []), (True, ["rain this year"])])
+async def test_a_tool_that_searches_again_leaves_the_web_out(world: World, allowed: Any, more: list[str]) -> None:
+    looks = calls(call("search_knowledge", '{"question": "rain this year"}'))
+    web = Web(page(1))
+    made = talk(world, ScriptedReplies(looks, says("It rained.")), web=web)
+    prompt = {"tools": ["search_knowledge"], "tavily_api_key": "sealed", "web_search_by_model": allowed}
+    await all_of(made.ask("Did it rain?", dialog=made.dialog(prompt=prompt)))
+    assert [question for _, _, question in web.asked] == ["Did it rain?", *more]
+
+
+@pytest.mark.parametrize(
+    ("datasets", "allowed", "more"),
+    [(("k1",), False, []), (("k1",), True, ["secret rain"]), ((), False, ["secret rain"])],
+)
+async def test_planned_searches_go_to_the_datasets_only(
+    world: World, datasets: tuple[str, ...], allowed: bool, more: list[str]
+) -> None:
+    plans = (
+        '{"thought": "", "queries": ["secret rain"], "enough": false}',
+        '{"thought": "", "queries": [], "enough": true}',
+    )
+    web = Web(page(1))
+    made = talk(world, ScriptedReplies(*(says(plan) for plan in plans), says("It rained."), tools=False), web=web)
+    prompt = {"reasoning": True, "tavily_api_key": "sealed", "web_search_by_model": allowed}
+    await all_of(made.ask("Did it rain?", dialog=made.dialog(prompt=prompt, dataset_ids=datasets)))
+    assert [question for _, _, question in web.asked] == ["Did it rain?", *more]
+    assert [request.question for request in made.retrieval.requests] == ["Did it rain?", "secret rain"] * len(datasets)
+
+
 async def test_without_datasets_and_key_the_model_is_asked_alone(world: World) -> None:
     web = Web(page(1))
     made = talk(world, chatter("Hello."), web=web)
