@@ -12,12 +12,14 @@ from rag.core.blocking import Lane, apart_if_long, run_in
 from rag.core.errors import InvalidInput, LimitExceeded, ModelError, NotFound, StoreError
 from rag.core.types import CitedChunk, Matrix, Reference
 from rag.nlp import citation
-from rag.nlp.citation import Repaired
+from rag.nlp.citation import Repaired, cited_indices
 from rag.nlp.citation_check import KEPT, Claim, Findings, claims_of, restored, settled, spans
 from rag.nlp.support import FEWEST_TERMS, Overlap, overlap, support_scores, telling
 
 log = structlog.get_logger()
 
+_READ_TIMES = 4
+"""How much longer than other work on a text it takes to repair its marks, where it is full of them."""
 _MOST_CLAIMS = 64
 """Sentences that are looked at; marks behind those stay as they are."""
 _MOST_PASSAGES = 32
@@ -43,18 +45,23 @@ async def cited(asking: Asking, bundle: LLMBundle, sources: Reference, text: str
     chunks = sources.chunks
     with asking.steps.timed("cite"):
         own = bundle.info.local
-        repaired = await apart_if_long(len(text), lambda: citation.repair_marks(text, len(chunks), loose=not own))
+        repaired, plain = await apart_if_long(_READ_TIMES * len(text), partial(_read, text, len(chunks), loose=not own))
         answer = repaired.text
-        plain = await apart_if_long(len(text), lambda: citation.without_marks(answer))
         if plain.strip() == asking.brief.empty_response:
             return plain, sources
         who = asking.principal
         find = partial(asking.models.bundle_embed, tenant_id=who.tenant_id, key_id=who.key_id, purpose="cite")
         if repaired.marked or repaired.originals:
             answer = await checked(None if own else find, chunks, repaired)
-        if not own and not repaired.marked and not citation.cited_indices(answer):
+        if not own and not repaired.marked and not await apart_if_long(len(answer), partial(cited_indices, answer)):
             answer = await with_marks(find, chunks, answer)
         return answer, await apart_if_long(len(answer), lambda: citation.with_counts(sources, answer))
+
+
+def _read(text: str, sources: int, *, loose: bool) -> tuple[Repaired, str]:
+    """The answer repaired, and without any marks."""
+    repaired = citation.repair_marks(text, sources, loose=loose)
+    return repaired, citation.without_marks(repaired.text)
 
 
 async def checked(find: Find | None, chunks: Sequence[CitedChunk], repaired: Repaired) -> str:
