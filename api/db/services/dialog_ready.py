@@ -6,6 +6,7 @@ from api.db.services.dialog_asking import Asking
 from api.db.services.dialog_history import cleaned
 from api.db.services.dialog_prompt import Material, PreparedPrompt, prepare
 from api.db.services.llm_service import LLMBundle
+from api.db.services.retrieval_service import LONGEST_QUESTION_CHARS
 from api.db.services.toolbox import Kit
 from rag.core.blocking import apart_if_long
 from rag.core.types import Retrieved, Turn
@@ -71,7 +72,10 @@ def request_of(asking: Asking, prompt: PreparedPrompt, found: Found) -> ChatRequ
         # A page of the web has no scores of ours.
         known = None if any(chunk.url for chunk in chunks) else evidence(chunks)
         grounding = Grounding(
-            question=found.question, passages=prompt.passages, empty_response=brief.empty_response, evidence=known
+            question=found.question[:LONGEST_QUESTION_CHARS],
+            passages=prompt.passages,
+            empty_response=brief.empty_response,
+            evidence=known,
         )
     return ChatRequest(
         turns=(*prompt.turns, *asking.after),
