@@ -42,6 +42,7 @@ from api.db.services.token_service import TokenService
 from api.db.services.toolbox import Toolbox
 from api.db.services.user_service import UserService
 from api.db.services.web_pages import WebPages
+from api.db.services.wording_service import WordingService
 from api.watch import RowsOnServer, ServerWatch, watch_index
 from rag.blob.object_store import ObjectBlobStore
 from rag.core.blocking import Lane, run_in
@@ -186,6 +187,7 @@ def build_services(
         retrieval=retrieval,
         dialogs=dialogs,
         related=RelatedService(models, prompts),
+        wording=WordingService(models, prompts),
         mcp=mcp,
         assistants=AssistantService(db, clock, knowledgebases, models, box=box, answers=conversations),
         conversations=conversations,

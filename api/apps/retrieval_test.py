@@ -10,6 +10,7 @@ from api.apps.body import number, texts, whole_number
 from api.apps.context import services
 from api.apps.envelope import Refused, json_result, uncaught
 from api.apps.sdk.chunk_wire import document_counts, positions
+from api.apps.wording import worded
 from api.db.services.highlight import highlighter
 from api.db.services.records import RetrievalRequest
 from api.db.services.retrieval_service import LONGEST_QUESTION_CHARS, SearchScope
@@ -38,6 +39,7 @@ async def search_datasets(principal: Principal, body: dict[str, Any]) -> Respons
     request = await _request(principal, body, scope)
     if not request.question.strip():
         return json_result({"total": 0, "chunks": [], "doc_aggs": [], "labels": None})
+    request = await worded(principal, request, body)
     found = await services().retrieval.search(scope, request)
     mark = highlighter(request.question) if request.highlight else None
     chunks = [chunk_row(hit) | ({"highlight": mark(hit.chunk.content)} if mark else {}) for hit in found.hits]

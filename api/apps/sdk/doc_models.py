@@ -65,5 +65,6 @@ class Retrieval(BaseModel):
     top_k: int = 1024
     rerank_id: str | None = None
     keyword: bool = False
+    cross_languages: list[str] = []
     highlight: bool = True
     metadata_condition: dict[str, Any] | None = None

@@ -14,6 +14,7 @@ from api.apps.openapi import describe
 from api.apps.sdk.chunk_wire import document_counts, found_chunk
 from api.apps.sdk.doc_models import Retrieval
 from api.apps.sdk.metadata import matching_documents
+from api.apps.wording import worded
 from api.db.services.highlight import highlighter
 from api.db.services.records import RetrievalRequest
 from api.db.services.retrieval_service import LONGEST_QUESTION_CHARS, SearchScope
@@ -39,6 +40,7 @@ async def retrieve(principal: Principal, /) -> Response:
     request = _request(body, scope, document_ids, page=page, size=size)
     if not request.question.strip():
         return sdk_result({"total": 0, "chunks": [], "doc_aggs": {}})
+    request = await worded(principal, request, body)
     found = await services().retrieval.search(scope, request)
     mark = highlighter(request.question) if request.highlight else None
     chunks = [found_chunk(hit) | ({"highlight": mark(hit.chunk.content)} if mark else {}) for hit in found.hits]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from api.db.services.tenant_model_service import TenantModelService
     from api.db.services.token_service import TokenService
     from api.db.services.user_service import UserService
+    from api.db.services.wording_service import WordingService
     from rag.blob.base import BlobStore
     from rag.eventlog.base import EventLog
     from rag.queue.base import JobQueue
@@ -56,6 +57,7 @@ class Services:
     mcp: "McpServers"
     dialogs: "DialogService"
     related: "RelatedService"
+    wording: "WordingService"
     assistants: "AssistantService"
     conversations: "ConversationService"
     away: dict[str, str] = field(default_factory=dict)
