@@ -3,7 +3,7 @@
 A turn is two rows of one message id: the user's message, and the assistant's, which is `generating` until its end.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -96,6 +96,21 @@ def save_partial(partials: Mapping[int, Partial]) -> None:
         if partial.reference is not None:
             values["reference"] = reference_to_json(partial.reference)
         Message.update(**values).where((Message.id == answer_row) & (Message.status == GENERATING)).execute()
+
+
+def ended_elsewhere(answer_rows: Collection[int]) -> frozenset[int]:
+    """Those of these rows, whose answers are being made here, that are gone, or that another server ended."""
+    going_on: set[int] = set()
+    for group in in_groups(answer_rows):
+        own = Message.id.in_(group) & Message.status.in_((GENERATING, "interrupted"))
+        going_on.update(int(row.id) for row in Message.select(Message.id).where(own))
+    return frozenset(answer_rows) - going_on
+
+
+def mark_stopped(answer_row: int) -> None:
+    """End an answer that another server makes: that one sees it when it looks at the row."""
+    running = (Message.id == answer_row) & (Message.status == GENERATING)
+    Message.update(status="stopped").where(running).execute()
 
 
 def save_end(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from api.db.database import Database
-from api.db.services.message_rows import Partial, save_end, save_partial
+from api.db.services.message_rows import Partial, ended_elsewhere, save_end, save_partial
 from rag.core.clock import Clock
 from rag.core.errors import RagError
 from rag.core.events import DialogEvent, Done, Failed, RetrievalFinished, Started, Stopped, Token, Usage
@@ -238,21 +238,33 @@ class TurnRunner:
         return Failed(code="internal", message="Something went wrong while answering. Ask again.", answer=text)
 
     async def _save_partials(self) -> None:
-        """Save what is new, every `save_s` seconds while turns run."""
+        """Every `save_s` seconds while turns run, save what is new, and end those that another server has ended."""
         while self._turns:
             await asyncio.sleep(self._save_s)
-            turns = [turn for turn in self._turns.values() if turn.unsaved and turn.end is None]
-            partials = {turn.answer_row: turn.partial() for turn in turns}
-            if partials:
-                await self._save(turns, partials)
-
-    async def _save(self, turns: list[RunningTurn], partials: dict[int, Partial]) -> None:
-        try:
-            await self._db.write(lambda: save_partial(partials))
-        except RagError as error:
-            log.warning("partial_answers_not_saved", turns=len(turns), code=error.code)
+            turns = [turn for turn in self._turns.values() if turn.end is None]
+            new = [turn for turn in turns if turn.unsaved]
+            try:
+                gone = await self._save(turns, {turn.answer_row: turn.partial() for turn in new})
+            except RagError as error:
+                log.warning("partial_answers_not_saved", turns=len(new), code=error.code)
+                for turn in new:
+                    turn.unsaved, turn.cites = True, False
+                continue
             for turn in turns:
-                turn.unsaved, turn.cites = True, False
+                if turn.answer_row in gone and turn.end is None:
+                    turn.stop("stopped")
+
+    async def _save(self, turns: list[RunningTurn], partials: dict[int, Partial]) -> frozenset[int]:
+        """Save these; the rows of those turns that need no answer any more."""
+        rows = [turn.answer_row for turn in turns]
+
+        def write() -> frozenset[int]:
+            save_partial(partials)
+            return ended_elsewhere(rows)
+
+        if partials:
+            return await self._db.write(write)
+        return await self._db.run(lambda: ended_elsewhere(rows)) if rows else frozenset()
 
 
 async def _ended(turns: list[RunningTurn]) -> None:

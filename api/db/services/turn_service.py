@@ -12,7 +12,7 @@ from api.db.services.answer_lease import AnswerLease
 from api.db.services.asides import Answered, Asides
 from api.db.services.closing import Closing
 from api.db.services.dialog_brief import AskOptions
-from api.db.services.message_rows import add_turn, has_message, session_records, turns_until
+from api.db.services.message_rows import add_turn, has_message, mark_stopped, session_records, turns_until
 from api.db.services.owned_chats import chat_record, check_answer, own_session, own_session_anywhere
 from api.db.services.records import ConversationRecord, GivenMessage
 from api.db.services.session_queue import SessionQueue
@@ -333,9 +333,13 @@ class TurnService(TurnReader):
         )
 
     async def stop_turn(self, principal: Principal, dialog_id: str, session_id: str, message_id: str) -> None:
-        """End an answer and keep its text; returns when that is saved. One that has ended stays as it is."""
-        await self.check(principal, dialog_id, session_id, message_id)
-        await self._runner.stop(f"{session_id}/{message_id}", "stopped")
+        """End an answer and keep its text; returns when that is saved. One that has ended stays as it is.
+
+        Of an answer that another server makes, the text that was saved last is kept.
+        """
+        number = await self._db.run(lambda: check_answer(principal, dialog_id, session_id, message_id))
+        if not await self._runner.stop(f"{session_id}/{message_id}", "stopped"):
+            await self._db.write(lambda: mark_stopped(number))
 
     async def recover(self) -> int:
         """At start, before turns begin: answers that a dead server left become `interrupted`; how many."""

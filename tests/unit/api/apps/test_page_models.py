@@ -105,7 +105,7 @@ async def test_sampling_of_a_call_goes_over_the_chats(page: Page) -> None:
     fields = {"dialog_id": page.dialog, "prompt_config": {"system": "Be kind.", "parameters": []}, "llm_id": MODEL}
     assert (await page.site.call("POST", "/v1/dialog/set", page.ann, json=fields))["code"] == 0
     assert (await page.complete(temperature=0.25))["code"] == 0
-    sent = page.chat.requests[-1].body
+    sent = page.chat.requests[0].body  # After it comes the one for the conversation's name.
     assert (sent["temperature"], sent["top_p"]) == (0.25, 0.8)
 
 
@@ -212,7 +212,7 @@ async def test_the_error_of_an_answer_that_failed_is_no_part_of_the_conversation
     for more in ({}, {"llm_id": MODEL}):
         reply = await page.complete(messages=said, **more)
         assert reply["data"]["answer"] == "Blue."
-        assert "**ERROR**" not in json.dumps(page.chat.requests[-1].body)
+        assert "**ERROR**" not in json.dumps([each.body for each in page.chat.requests])
     path = f"/v1/conversation/get?conversation_id={page.conversation}"
     stored = (await page.site.call("GET", path, page.ann))["data"]["message"]
     assert [(each["content"], each.get("status")) for each in stored] == [

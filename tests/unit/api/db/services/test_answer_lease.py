@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from api.db.services.answer_lease import LEASE_S, AnswerLease
 from api.db.services.conversation_service import ConversationService
-from api.db.services.records import ConversationRecord
+from api.db.services.records import ConversationRecord, GivenMessage
 from api.db.tables import AnswerServer
 from rag.core.clock import SystemClock
 from rag.core.events import Done, Stopped
@@ -108,3 +109,50 @@ async def test_what_an_answer_said_goes_over_what_others_thought_of_its_server(t
     assert (answer.status, answer.content) == ("done", SLOW)
     await slow.close(5)
     await other.close(5)
+
+
+@pytest.mark.parametrize("change", ["stop_turn", "delete_pair", "regenerate", "edit", "replace_messages", "delete"])
+async def test_what_another_server_ends_is_not_answered_on(talk: Talk, change: str) -> None:
+    one, other = server(talk, "one"), server(talk, "other")
+    await one.recover()
+    await other.recover()
+    session, message = await running(talk, one)
+    place = (ANN, session.dialog_id, session.id)
+    said = [GivenMessage(role="user", content="cash!", message_id=message)]
+    changes: dict[str, Any] = {
+        "stop_turn": lambda: other.stop_turn(*place, message),
+        "delete_pair": lambda: other.delete_pair(*place, message),
+        "regenerate": lambda: other.regenerate(*place, message),
+        "edit": lambda: other.edit(*place, message, "debt?"),
+        "replace_messages": lambda: other.replace_messages(ANN, session.id, said),
+        "delete": lambda: other.delete(ANN, session.dialog_id, [session.id]),
+    }
+    await asyncio.sleep(0.15)
+    await changes[change]()
+    events = [each.event async for each in one._log.subscribe(f"{session.id}/{message}")]
+    assert isinstance(events[-1], Stopped)
+    assert events[-1].answer != SLOW
+    if change == "stop_turn":
+        row = await talk.answer_row(session)
+        assert row.status == "stopped"
+        assert row.content
+        assert SLOW.startswith(row.content)
+    if change in ("regenerate", "edit"):
+        await other.close(5)
+        assert await status(talk, session) in ("interrupted", "done")
+    await one.close(5)
+    await other.close(5)
+
+
+async def test_a_silent_answer_is_ended_by_another_server(world: World) -> None:
+    talk = Talk(world, chatter(SLOW, wait_s=5))
+    one, other = server(talk, "one"), server(talk, "other")
+    await one.recover()
+    await other.recover()
+    session, message = await running(talk, one)
+    await other.stop_turn(ANN, session.dialog_id, session.id, message)
+    async with asyncio.timeout(2):
+        events = [each.event async for each in one._log.subscribe(f"{session.id}/{message}")]
+    assert isinstance(events[-1], Stopped)
+    for each in (one, other, talk.sessions):
+        await each.close(5)
