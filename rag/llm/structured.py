@@ -12,7 +12,7 @@ from rag.core.errors import InvalidInput, ModelBadOutput
 from rag.core.types import TokenUsage, Turn
 from rag.llm.base import ChatRequest, ModelInfo, ReplySchema
 
-_FENCED = re.compile(r"```[a-zA-Z]*\s*\n(.*?)```", re.DOTALL)
+_FENCED = re.compile(r"```[a-zA-Z]*+[^\S\n]*+\n(.*?)```", re.DOTALL)
 _ASK = (
     "Reply with one JSON value that fits this JSON schema, and with nothing else: no explanation, no Markdown.\n"
     "{schema}"

@@ -1,6 +1,7 @@
 """JSON from chat models: parsed, checked, repaired once."""
 
 import asyncio
+import time
 from typing import Any
 
 import orjson
@@ -130,3 +131,14 @@ def test_any_json_comes_back_as_it_was(value: Any) -> None:
     wrapped = {"value": value}
     said = f"```json\n{orjson.dumps(wrapped).decode()}\n```"
     assert asyncio.run(ask_json(Saying(said), REQUEST, ReplySchema(name="any", schema={"type": "object"}))) == wrapped
+
+
+async def test_a_fence_that_only_begins_is_given_up_at_once() -> None:
+    bundle = Saying("```" + "\n" * 40_000 + "x", GOOD)
+    began = time.process_time()
+    assert await ask_json(bundle, REQUEST, PERSON) == {"name": "Ann", "age": 7}
+    assert time.process_time() - began < 2
+
+
+async def test_lines_between_fence_and_value_are_no_matter() -> None:
+    assert await ask_json(Saying(f"```json  \n\n \n{GOOD}\n```"), REQUEST, PERSON) == {"name": "Ann", "age": 7}
