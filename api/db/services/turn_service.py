@@ -12,26 +12,25 @@ from api.db.services.answer_lease import AnswerLease
 from api.db.services.asides import Answered, Asides
 from api.db.services.closing import Closing
 from api.db.services.dialog_brief import AskOptions
-from api.db.services.message_rows import add_turn, has_message, mark_stopped, session_records, turns_until
+from api.db.services.message_rows import add_turn, mark_stopped, session_records, turns_until
 from api.db.services.owned_chats import chat_record, check_answer, own_session, own_session_anywhere
 from api.db.services.records import ConversationRecord, GivenMessage
 from api.db.services.session_queue import SessionQueue
 from api.db.services.turn_ask import Ask, Begun, Dialogs, TurnHandle
+from api.db.services.turn_checks import check_new, check_storable, message_id_of, storable, storable_replacement, taken
 from api.db.services.turn_edits import question_of, remove_from, remove_turn, turn_of
-from api.db.services.turn_options import check_options, options_of_json, options_to_json
+from api.db.services.turn_options import options_of_json, options_to_json
 from api.db.services.turn_reader import TurnReader
-from api.db.services.turn_replacing import Replacement, check_replaceable, replace_messages
+from api.db.services.turn_replacing import Replacement, replace_messages
 from api.db.services.turn_runner import Past, RunningTurn, TurnRunner
 from api.db.tables import Conversation, Message
 from rag.core.clock import Clock
-from rag.core.errors import Conflict, InvalidInput
+from rag.core.errors import Conflict
 from rag.core.events import Done, Failed, Started, Stopped
 from rag.core.ids import new_message_id
 from rag.core.settings import DialogSettings
 from rag.core.types import Principal, Turn
 from rag.eventlog.base import EventLog
-
-_LONGEST_ID = 36
 
 
 class TurnService(TurnReader):
@@ -90,9 +89,9 @@ class TurnService(TurnReader):
                 session_id=session_id,
                 question=question,
                 options=options or AskOptions(),
-                message_id=_message_id(message_id),
+                message_id=message_id_of(message_id),
                 history=history,
-                replacement=replacement and _storable_replacement(replacement),
+                replacement=replacement and storable_replacement(replacement),
                 is_new=not message_id,
             )
         )
@@ -169,11 +168,11 @@ class TurnService(TurnReader):
         self, principal: Principal, dialog_id: str, session_id: str, message_id: str, *, up: bool, feedback: str = ""
     ) -> ConversationRecord:
         """Note whether the answer was liked, and what was said about it; the session with that."""
-        storable = _storable(feedback)
+        text = storable(feedback)
 
         def write(session: Conversation) -> None:
             number = check_answer(principal, dialog_id, session.id, message_id)
-            Message.update(thumbup=up, feedback=storable or None).where(Message.id == number).execute()
+            Message.update(thumbup=up, feedback=text or None).where(Message.id == number).execute()
 
         return await self._changed(principal, dialog_id, session_id, write)
 
@@ -188,12 +187,12 @@ class TurnService(TurnReader):
             Conflict: an answer that runs would be removed, and `messages` do not have its question.
             InvalidInput: field `message_id`: one is longer than 36 characters.
         """
-        storable = _storable_replacement(Replacement(messages=tuple(messages)))
+        given = storable_replacement(Replacement(messages=tuple(messages)))
         now = self._clock.now().timestamp()
 
         def write() -> tuple[ConversationRecord, int | None]:
             _, session = own_session_anywhere(principal, session_id)
-            cut = replace_messages(session.id, storable, now)
+            cut = replace_messages(session.id, given, now)
             session.update_time = int(now * 1000)
             session.save(only=[Conversation.update_time])
             return session_records([session])[0], cut
@@ -222,7 +221,7 @@ class TurnService(TurnReader):
 
     async def _begun(self, ask: Ask) -> TurnHandle:
         self._check_open()
-        _check_storable(ask)
+        check_storable(ask)
         return await self._queue.run(ask.principal, ask.session_id, lambda: self._begin(ask))
 
     def _check_open(self) -> None:
@@ -233,10 +232,10 @@ class TurnService(TurnReader):
         self._check_open()
         now = self._clock.now().timestamp()
         if not ask.is_new:
-            await self._db.run(lambda: _check_new(ask))
+            await self._db.run(lambda: check_new(ask))
             if self._runner.is_running(ask.stream):
                 # Its row was deleted elsewhere. Two that write into one stream of events would end each other's.
-                raise _taken(ask)
+                raise taken(ask)
             await self._log.drop(ask.stream)  # An answer of this id may have been deleted a moment ago.
         # The log is begun first, so that whoever can read the row can subscribe.
         await self._log.append(ask.stream, Started(message_id=ask.message_id, session_id=ask.session_id))
@@ -313,10 +312,10 @@ class TurnService(TurnReader):
             cut = int(asked.turn)
             remove_from(session.id, cut)
         options = options or AskOptions()
-        storable = _storable(question or "")
+        text = storable(question or "")
         added = add_turn(
             session.id,
-            storable,
+            text,
             ask.message_id,
             created_at=now,
             server_id=self._lease.server_id,
@@ -326,7 +325,7 @@ class TurnService(TurnReader):
         return Begun(
             dialog=chat_record(chat),
             added=added,
-            question=storable,
+            question=text,
             options=replace(options, model=options.model or session.llm_id),
             wants_title=session.auto_title,
             cut=cut,
@@ -351,52 +350,3 @@ class TurnService(TurnReader):
         parts = (self._queue.settled, lambda: self._runner.close(timeout_s))
         asides = (self._asides.close,) if self._asides is not None else ()
         await self._closing.within(timeout_s, *parts, *asides, self._lease.close)
-
-
-def _check_new(ask: Ask) -> None:
-    """Return if the turn may be put down: who does not own the session learns nothing of its messages.
-
-    Raises:
-        NotFound: kind `chat` or `session`.
-        Conflict: a message of the session has the turn's id, or would be removed unknown.
-    """
-    _, session = own_session(ask.principal, ask.dialog_id, ask.session_id)
-    if ask.replacement is not None:
-        check_replaceable(session.id, ask.replacement)
-    elif has_message(session.id, ask.message_id):
-        raise _taken(ask)
-
-
-def _check_storable(ask: Ask) -> None:
-    """Refuse before anything is written what could not be.
-
-    Raises:
-        Conflict: the turn's id is that of a message that is to stand before it.
-        InvalidInput: a value of the options cannot be kept.
-    """
-    if ask.replacement is not None and any(each.message_id == ask.message_id for each in ask.replacement.messages):
-        raise _taken(ask)
-    if ask.options is not None:
-        check_options(ask.options)
-
-
-def _taken(ask: Ask) -> Conflict:
-    return Conflict(f"There is a message {ask.message_id!r} in this session. Choose another id.", id=ask.message_id)
-
-
-def _storable_replacement(given: Replacement) -> Replacement:
-    messages = tuple(
-        replace(each, content=_storable(each.content), message_id=each.message_id and _message_id(each.message_id))
-        for each in given.messages
-    )
-    return replace(given, messages=messages)
-
-
-def _storable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()  # Half a surrogate pair is no text.
-
-
-def _message_id(given: str) -> str:
-    if len(given) > _LONGEST_ID:
-        raise InvalidInput(f"A message's id has at most {_LONGEST_ID} characters.", field="message_id")
-    return _storable(given) or new_message_id()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.db.services import turn_service
+from api.db.services import turn_checks, turn_service
 from api.db.services.dialog_service import AskOptions
 from api.db.services.records import ConversationRecord, GivenMessage
 from api.db.services.turn_ask import TurnHandle
@@ -82,7 +82,7 @@ async def test_a_refused_send_changes_nothing(talk: Talk, monkeypatch: pytest.Mo
     options, message_id = AskOptions(), {"id": "q0", "long id": "q" * 37}.get(why, "q2")
     if why == "options":
         options = replace(options, quote=False, variables={"x": 1}, document_ids=("d",))
-        monkeypatch.setattr(turn_service, "check_options", unkept)
+        monkeypatch.setattr(turn_checks, "check_options", unkept)
     if why == "rows":
         monkeypatch.setattr(turn_service, "add_turn", broken)
     with pytest.raises((Conflict, InvalidInput, StoreUnavailable)):
