@@ -168,6 +168,9 @@ def world(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
 
 NAMED = [(number, WORDS[(number * 3) % 14]) for number in range(28)]
 
+_MOVED = 4
+"""Places of twenty that a hit may move where vectors differ a little."""
+
 
 def same(world: World, client: httpx.Client, *, repeated: bool = False) -> None:
     """The questions find what they found at first: the same chunks in the same order with the same scores.
@@ -176,7 +179,7 @@ def same(world: World, client: httpx.Client, *, repeated: bool = False) -> None:
         repeated: Whether entries were replaced or deleted on the way. Elasticsearch's word statistics count those until
             it merges, so of two that fit almost equally well (or badly) another may come first. Everywhere, documents
             that were embedded one by one are embedded in batches now, and the vectors of the int8 model depend a
-            little on their batch (decision 5): hits whose scores are that near may change places.
+            little on their batch (decision 5): hits that are ranked almost alike may change places.
     """
     near = 2e-3 if repeated else 1e-4
     loose = repeated and world.stack.name == SERVERS
@@ -185,24 +188,17 @@ def same(world: World, client: httpx.Client, *, repeated: bool = False) -> None:
         if loose:
             assert len({hit[0] for hit in expected[:5]} & {hit[0] for hit in found[:8]}) >= 4
         else:
-            assert_same_order([hit[0] for hit in found], scores, near=near if repeated else 0.0)
+            assert_same_order([hit[0] for hit in found], list(scores), moved=_MOVED if repeated else 0)
         for hit in found:
             assert hit[1:] == pytest.approx(scores.get(hit[0], hit[1:]), abs=near)
 
 
-def assert_same_order(found: list[str], scores: dict[str, Any], *, near: float) -> None:
-    """The hits come in the order of `scores`; where a pair changed places, its scores are within `near`, and so are
-    the last one's and that of a hit that came in for another."""
-    order = list(scores)
-    if near == 0.0:
-        assert found == order
+def assert_same_order(found: list[str], order: list[str], *, moved: int) -> None:
+    """The hits come in `order`, none more than `moved` places away from its own; what came in or went out did so at the
+    end. Hits are ranked by a fused score that no client sees: two that are near there may be far in the others."""
     places = {chunk: place for place, chunk in enumerate(found)}
-    lowest = scores[order[-1]][0]
-    assert all(scores[chunk][0] - lowest <= near for chunk in order if chunk not in places)
-    for place, first in enumerate(order):
-        for second in order[place + 1 :]:
-            if places.get(first, len(found)) > places.get(second, len(found)):
-                assert scores[first][1:] == pytest.approx(scores[second][1:], abs=near)
+    for place, chunk in enumerate(order):
+        assert abs(places.get(chunk, len(found)) - place) <= moved, (chunk, found, order)
 
 
 def test_a_lost_index_is_made_anew_from_the_rows(world: World) -> None:
