@@ -6,6 +6,8 @@ import orjson
 from quart import Response
 
 from api.app import warm
+from api.apps.context import WebState
+from api.apps.telemetry import Telemetry
 from tests.unit.api.apps.web import Web
 
 
@@ -32,6 +34,18 @@ async def test_metrics_name_routes_not_paths(site: Web) -> None:
     assert "some-id" not in text
     for name in ("parley_loop_lag_seconds", "parley_ingest_queued", "process_resident_memory_bytes", "parley_ready"):
         assert re.search(rf"^{name} ", text, re.MULTILINE), name
+
+
+async def test_metrics_of_many_routes_do_not_hold_the_loop() -> None:
+    telemetry = Telemetry(WebState())
+    for number in range(400):
+        telemetry.answered(method="GET", route=f"/route/{number}", status=200, seconds=0.01)
+
+    async def depth() -> tuple[int, int]:
+        return 0, 0
+
+    # The watch over the loop fails this test where it is held.
+    assert b'route="/route/399"' in await telemetry.render(depth)
 
 
 async def test_the_openapi_document_has_every_route(site: Web) -> None:
