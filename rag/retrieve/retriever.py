@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +22,8 @@ from rag.nlp.statistics import SampleStatistics, Scores, coverage
 from rag.store.base import Candidates, EntryKey, Filter, Place, SearchQuery, SearchStore, View
 
 EmbedQuestion = Callable[[str], Awaitable[Vector]]
+_Name = tuple[str, tuple[str, ...]]
+"""A place and some of its datasets, in order."""
 
 _FRESH_S = 5.0
 _STALE_S = 60.0
@@ -65,7 +68,8 @@ class Retriever:
         self._chunks = chunks
         self._settings = settings
         self._clock = clock
-        self._kept: OrderedDict[tuple[str, tuple[str, ...]], _Kept] = OrderedDict()
+        self._kept: OrderedDict[_Name, _Kept] = OrderedDict()
+        self._reading: dict[_Name, asyncio.Task[SampleStatistics]] = {}
 
     async def retrieve(
         self,
@@ -204,12 +208,25 @@ class Retriever:
             kept.refresh = asyncio.create_task(self._refresh(place, name))
         return kept.statistics
 
-    async def _refresh(self, place: Place, name: tuple[str, tuple[str, ...]]) -> None:
+    async def _refresh(self, place: Place, name: _Name) -> None:
         # The next search tries again; this one has its statistics.
         with suppress(StoreError):
             await self._read_statistics(place, name)
 
-    async def _read_statistics(self, place: Place, name: tuple[str, tuple[str, ...]]) -> SampleStatistics:
+    async def _read_statistics(self, place: Place, name: _Name) -> SampleStatistics:
+        """Those who ask meanwhile wait for the same reading; one who leaves does not end it for the others."""
+        reading = self._reading.get(name)
+        if reading is None:
+            reading = self._reading[name] = asyncio.create_task(self._sampled(place, name), name="read-statistics")
+            reading.add_done_callback(partial(self._was_read, name))
+        return await asyncio.shield(reading)
+
+    def _was_read(self, name: _Name, reading: "asyncio.Task[SampleStatistics]") -> None:
+        del self._reading[name]
+        if not reading.cancelled():
+            reading.exception()  # Who waited for it may have left: the error has been looked at.
+
+    async def _sampled(self, place: Place, name: _Name) -> SampleStatistics:
         sample = await self._store.sample(place, name[1])
         kept = self._kept.get(name)
         if kept is not None and kept.statistics.total == sample.total:

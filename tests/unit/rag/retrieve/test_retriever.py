@@ -247,6 +247,19 @@ async def test_statistics_are_kept_and_refreshed_beside_searches(world: World) -
     assert names(await world.ask("aircraft"))
 
 
+async def test_searches_that_begin_together_read_the_statistics_once(world: World) -> None:
+    searches = [asyncio.create_task(world.ask("capital")) for _ in range(8)]
+    await asyncio.sleep(0)
+    searches[0].cancel()
+    assert all(names(found)[0] == "capital" for found in await asyncio.gather(*searches[1:]))
+    assert world.store.samples == 1
+    world.store.broken = True
+    failed = await asyncio.gather(*(world.ask("x", dataset_ids=("other",)) for _ in range(3)), return_exceptions=True)
+    assert [type(error) for error in failed] == [StoreUnavailable] * 3
+    world.store.broken = False
+    assert (await world.ask("x", dataset_ids=("other",))).hits == ()
+
+
 async def test_old_statistics_of_a_small_dataset_are_read_again_first(world: World) -> None:
     await world.ask("capital", dataset_ids=("set2",))
     await world.fill({"capital": TEXTS["capital"]}, dataset_id="set2", document_id="d2")
