@@ -1,6 +1,8 @@
 """What the routes take that ask or search without a chat, for the OpenAPI document only: they check by themselves."""
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
+
+from api.apps.sdk.chat_models import Ask
 
 
 class AskDatasets(BaseModel):
@@ -48,17 +50,10 @@ class RetrievalTest(BaseModel):
     highlight: bool = False
 
 
-class ShareAsk(BaseModel):
+class ShareAsk(Ask):
     """Body of POST `/api/v1/chatbots/<chat>/completions`; further keys are values of the prompt's variables."""
 
-    model_config = ConfigDict(extra="allow")
-
-    question: str = ""
-    session_id: str | None = None
-    stream: bool = True
     quote: bool = False
-    doc_ids: str = ""
-    kb_ids: list[str] = []
 
 
 class SearchApp(BaseModel):

@@ -10,7 +10,7 @@ from api.apps.body import number, texts, whole_number
 from api.apps.context import services
 from api.apps.envelope import Refused, json_result, uncaught
 from api.apps.sdk.chunk_wire import document_counts, positions
-from api.apps.wording import worded
+from api.apps.wording import check_bounds, worded
 from api.db.services.highlight import highlighter
 from api.db.services.records import RetrievalRequest
 from api.db.services.retrieval_service import LONGEST_QUESTION_CHARS, SearchScope
@@ -53,12 +53,7 @@ async def _request(principal: Principal, body: dict[str, Any], scope: SearchScop
     reranker = str(body.get("rerank_id") or "")
     if reranker and not services().models.exists(reranker, "rerank", principal.tenant_id):
         raise uncaught(repr_texts.failed_lookup(f"Model({reranker}) not authorized"))
-    if top_k <= 0:
-        raise uncaught(repr_texts.NO_CANDIDATES)
-    if size == 0:
-        raise uncaught(repr_texts.ZERO_DIVISION)
-    if page < 0 or size < 0:
-        raise uncaught(repr_texts.NEGATIVE_PAGE)
+    check_bounds(page=page, size=size, top_k=top_k)
     question = body["question"]
     return RetrievalRequest(
         question="" if question is None else str(question)[:LONGEST_QUESTION_CHARS],

@@ -4,6 +4,7 @@ A subclass says how a request looks and reads the events of its format.
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from io import BytesIO
@@ -56,7 +57,7 @@ class ReplyReader(Protocol):
     def last(self) -> list[Delta]: ...
 
 
-class UpstreamLane:
+class UpstreamLane(ABC):
     """Base of the lanes: a ChatModel, asynchronous. Holds no more than address, key and the shared connections."""
 
     path: ClassVar[str]
@@ -105,11 +106,13 @@ class UpstreamLane:
     def count_tokens(self, text: str) -> int:
         return estimate_tokens(text)
 
+    @abstractmethod
     async def _body(self, request: ChatRequest) -> bytes:
-        raise NotImplementedError
+        """What is sent."""
 
+    @abstractmethod
     def _reader(self) -> ReplyReader:
-        raise NotImplementedError
+        """A new reader of the replies of this format."""
 
     def _login(self) -> dict[str, str]:
         """The headers that log in."""

@@ -14,7 +14,7 @@ from api.apps.openapi import describe
 from api.apps.sdk.chunk_wire import document_counts, found_chunk
 from api.apps.sdk.doc_models import Retrieval
 from api.apps.sdk.metadata import matching_documents
-from api.apps.wording import worded
+from api.apps.wording import check_bounds, worded
 from api.db.services.highlight import highlighter
 from api.db.services.records import RetrievalRequest
 from api.db.services.retrieval_service import LONGEST_QUESTION_CHARS, SearchScope
@@ -90,12 +90,7 @@ def _request(
     reranker = str(body.get("rerank_id") or "")
     if reranker and not services().models.exists(reranker, "rerank", scope.tenant_id):
         raise uncaught(repr_texts.failed_lookup(f"Model({_model_and_provider(reranker)}) not authorized"))
-    if top_k <= 0:
-        raise uncaught(repr_texts.NO_CANDIDATES)
-    if size == 0:
-        raise uncaught(repr_texts.ZERO_DIVISION)
-    if page < 0 or size < 0:
-        raise uncaught(repr_texts.NEGATIVE_PAGE)
+    check_bounds(page=page, size=size, top_k=top_k)
     question = body["question"]
     return RetrievalRequest(
         question="" if question is None else str(question)[:LONGEST_QUESTION_CHARS],

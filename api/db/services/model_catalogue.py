@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, Unpack
 
 import structlog
 
@@ -10,7 +10,7 @@ from api.db.services.llm_service import LLMBundle
 from api.db.services.model_calls import Books
 from api.db.services.tenant_logins import Kind, TenantLogins, parted
 from api.db.services.tenant_model_list import Listed, bare_name
-from api.db.services.usage_ledger import BudgetGate, CallContext, UsageLedger, UsageSink
+from api.db.services.usage_ledger import BudgetGate, CallContext, Caller, UsageLedger, UsageSink
 from rag.core.blocking import Lane, run_in
 from rag.core.clock import Clock, SystemClock
 from rag.core.errors import NotFound
@@ -193,112 +193,63 @@ class ModelCatalogue:
         self,
         name: str = "",
         *,
-        tenant_id: str = "",
         purpose: str = "answer",
-        dialog_id: str | None = None,
-        conversation_id: str | None = None,
-        message_id: str | None = None,
-        key_id: str = "",
-        arm: str = "",
-        steps: Callable[[], dict[str, float]] | None = None,
         fallbacks: Sequence[str] = (),
         use_fallbacks: bool = True,
+        **caller: Unpack[Caller],
     ) -> LLMBundle:
         """A bundle of chat model `name`; empty means the tenant's default.
 
         Args:
-            steps: Tells what the steps of an answer have taken so far; its usage rows keep it.
             fallbacks: Names of models to go on with when it fails, in order. Those that cannot be used are left out.
         Raises:
             NotFound: no such chat model.
         """
-        context = CallContext(
-            tenant_id=tenant_id,
-            purpose=purpose,
-            dialog_id=dialog_id,
-            conversation_id=conversation_id,
-            message_id=message_id,
-            key_id=key_id,
-            arm=arm,
-            steps=steps,
-        )
+        context = CallContext(purpose=purpose, **caller)
+        tenant_id = context.tenant_id
         chat = self._chat(name or self.default_chat(tenant_id), tenant_id)
         others = [one for one in (self._fallback(other, tenant_id) for other in fallbacks) if one is not None]
         return self._bundle(context, chat=chat, fallbacks=others, use_fallbacks=use_fallbacks)
 
-    def bundle_embed(
-        self, name: str = "", *, tenant_id: str = "", purpose: str = "embed", key_id: str = ""
-    ) -> LLMBundle:
+    def bundle_embed(self, name: str = "", *, purpose: str = "embed", **caller: Unpack[Caller]) -> LLMBundle:
         """A bundle of embedding model `name`; empty means the server's default.
 
         Raises:
             NotFound: no such embedding model.
         """
-        embedder = self._embedder(name or self.default_embedding(), tenant_id)
-        return self._bundle(CallContext(tenant_id=tenant_id, purpose=purpose, key_id=key_id), embedder=embedder)
+        context = CallContext(purpose=purpose, **caller)
+        return self._bundle(context, embedder=self._embedder(name or self.default_embedding(), context.tenant_id))
 
-    def bundle_rerank(
-        self,
-        name: str = "",
-        *,
-        tenant_id: str = "",
-        purpose: str = "rerank",
-        dialog_id: str | None = None,
-        conversation_id: str | None = None,
-        message_id: str | None = None,
-        key_id: str = "",
-    ) -> LLMBundle:
+    def bundle_rerank(self, name: str = "", *, purpose: str = "rerank", **caller: Unpack[Caller]) -> LLMBundle:
         """A bundle of reranking model `name`; empty means the tenant's default.
 
         Raises:
             NotFound: no such model, or no default; so for those below.
         """
-        context = CallContext(
-            tenant_id=tenant_id,
-            purpose=purpose,
-            dialog_id=dialog_id,
-            conversation_id=conversation_id,
-            message_id=message_id,
-            key_id=key_id,
-        )
-        full = name or self._needed("rerank", "rerank_id", tenant_id)
-        reranker = self._in_role("rerank", self._registry.reranker, full, tenant_id)
+        context = CallContext(purpose=purpose, **caller)
+        full = name or self._needed("rerank", "rerank_id", context.tenant_id)
+        reranker = self._in_role("rerank", self._registry.reranker, full, context.tenant_id)
         return self._bundle(context, reranker=reranker)
 
-    def bundle_describe(self, name: str = "", *, tenant_id: str = "", purpose: str = "describe") -> LLMBundle:
+    def bundle_describe(self, name: str = "", *, purpose: str = "describe", **caller: Unpack[Caller]) -> LLMBundle:
         """A bundle of the model `name` that describes pictures; empty means the tenant's default."""
-        full = name or self._needed("image2text", "img2txt_id", tenant_id)
-        describer = self._in_role("image2text", self._registry.describer, full, tenant_id)
-        return self._bundle(CallContext(tenant_id=tenant_id, purpose=purpose), describer=describer)
+        context = CallContext(purpose=purpose, **caller)
+        full = name or self._needed("image2text", "img2txt_id", context.tenant_id)
+        describer = self._in_role("image2text", self._registry.describer, full, context.tenant_id)
+        return self._bundle(context, describer=describer)
 
-    def bundle_transcribe(self, name: str = "", *, tenant_id: str = "", purpose: str = "transcribe") -> LLMBundle:
+    def bundle_transcribe(self, name: str = "", *, purpose: str = "transcribe", **caller: Unpack[Caller]) -> LLMBundle:
         """A bundle of the model `name` that writes down speech; empty means the tenant's default."""
-        full = name or self._needed("speech2text", "asr_id", tenant_id)
-        transcriber = self._in_role("speech2text", self._registry.transcriber, full, tenant_id)
-        return self._bundle(CallContext(tenant_id=tenant_id, purpose=purpose), transcriber=transcriber)
+        context = CallContext(purpose=purpose, **caller)
+        full = name or self._needed("speech2text", "asr_id", context.tenant_id)
+        transcriber = self._in_role("speech2text", self._registry.transcriber, full, context.tenant_id)
+        return self._bundle(context, transcriber=transcriber)
 
-    def bundle_speak(
-        self,
-        name: str = "",
-        *,
-        tenant_id: str = "",
-        purpose: str = "speak",
-        dialog_id: str | None = None,
-        conversation_id: str | None = None,
-        message_id: str | None = None,
-        key_id: str = "",
-    ) -> LLMBundle:
+    def bundle_speak(self, name: str = "", *, purpose: str = "speak", **caller: Unpack[Caller]) -> LLMBundle:
         """A bundle of the model `name` that speaks; empty means the tenant's default."""
-        context = CallContext(
-            tenant_id=tenant_id,
-            purpose=purpose,
-            dialog_id=dialog_id,
-            conversation_id=conversation_id,
-            message_id=message_id,
-            key_id=key_id,
-        )
-        full = name or self._needed("tts", "tts_id", tenant_id)
-        speaker = self._in_role("tts", self._registry.speaker, full, tenant_id)
+        context = CallContext(purpose=purpose, **caller)
+        full = name or self._needed("tts", "tts_id", context.tenant_id)
+        speaker = self._in_role("tts", self._registry.speaker, full, context.tenant_id)
         return self._bundle(context, speaker=speaker)
 
     def books(self, context: CallContext) -> Books:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypedDict, runtime_checkable
 
 import structlog
 
@@ -30,6 +30,18 @@ class Flushed(UsageSink, Protocol):
             StoreUnavailable: that still cannot be done.
         """
         ...
+
+
+class Caller(TypedDict, total=False):
+    """Who asks for a bundle, as keyword arguments; see `CallContext`."""
+
+    tenant_id: str
+    dialog_id: str | None
+    conversation_id: str | None
+    message_id: str | None
+    key_id: str
+    arm: str
+    steps: Callable[[], dict[str, float]] | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
