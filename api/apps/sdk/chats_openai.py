@@ -6,6 +6,7 @@ OpenAI face that counts tokens.
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 from typing import Any, Final
 
 from quart import Blueprint, Response
@@ -120,10 +121,8 @@ def _turns(messages: Sequence[Any]) -> tuple[Turn, ...]:
 
 def _kept(turns: Sequence[Turn]) -> tuple[Turn, ...]:
     """The history: without system messages (the chat has its own prompt) and leading answers."""
-    kept = [turn for turn in turns if turn.role != "system"]
-    while kept and kept[0].role == "assistant":
-        kept.pop(0)
-    return tuple(kept)
+    spoken = (turn for turn in turns if turn.role != "system")
+    return tuple(dropwhile(lambda turn: turn.role == "assistant", spoken))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
