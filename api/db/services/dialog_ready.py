@@ -16,6 +16,8 @@ from rag.nlp.evidence import evidence
 
 _RESULTS_KEPT_FREE = 2
 """Results of tools that there is room for beside the prompt, unless they would take half of it."""
+_TURN_CHARS = 60
+"""What a turn costs besides its text, in characters: many short ones take as long as one long one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +101,7 @@ def within_room(kit: Kit | None, prompt: PreparedPrompt) -> Kit | None:
 
 
 def _length(turn: Turn) -> int:
-    return len(turn.content) + sum(len(call.arguments) for call in turn.tool_calls)
+    return _TURN_CHARS + len(turn.content) + sum(len(call.arguments) for call in turn.tool_calls)
 
 
 def _searching(asking: Asking, kit: Kit | None) -> str:
